@@ -1,0 +1,56 @@
+# `make help` lists the targets. Each sets up by itself what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-light native demo test lint format bench clean
+
+VENV := .venv/bin
+CC ?= cc
+CFLAGS ?= -O2 -g
+WARNINGS := -std=gnu11 -Wall -Wextra -Wshadow
+PYTHON_INCLUDE = $(shell $(VENV)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Virtual environment, build, and as root the Debian packages that tests and demo use
+	@scripts/setup.sh
+
+setup-light:
+	@scripts/setup.sh --light
+
+native: src/appswitch/_kernel.abi3.so src/appswitch/_bin/ax-launch ## Compile the C in place: PYTHONPATH=src .venv/bin/python -m appswitch.cli
+
+src/appswitch/_kernel.abi3.so: $(wildcard native/kernel/*)
+	$(CC) $(CFLAGS) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 -isystem $(PYTHON_INCLUDE) -shared -fPIC native/kernel/*.c -o $@
+
+src/appswitch/_bin/ax-launch: native/launcher.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARNINGS) -Wpedantic -static $< -o $@
+
+demo: setup ## An unmodified client, three memcached servers, one virtual address
+	@$(VENV)/python examples/demo/demo.py
+
+test: setup ## Every test (as root: all of them)
+	@$(VENV)/python -m pytest -n 2 --dist loadgroup
+
+lint: setup-light ## Everything that judges the source without running it
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check --quiet
+	@$(VENV)/mypy
+	@PYTHONPATH=src $(VENV)/lint-imports --no-cache --no-logo
+	@$(VENV)/codespell
+	@$(VENV)/clang-format --dry-run -Werror native/*.c native/kernel/*.[ch]
+
+format: setup-light ## Let ruff and clang-format have their way
+	@$(VENV)/ruff check --fix
+	@$(VENV)/ruff format
+	@$(VENV)/clang-format -i native/*.c native/kernel/*.[ch]
+
+bench: setup ## Every figure that we claim, paired with a baseline
+	@$(VENV)/python -m bench
+
+clean: ## Remove what was made, .venv included
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf src/appswitch/_bin src/appswitch/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
