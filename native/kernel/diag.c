@@ -1,0 +1,143 @@
+/* What sockets there are: sock_diag(7). */
+#include "kernel.h"
+
+static int netlink_dump(const void *request, size_t size, PyObject *rows,
+                        int (*row)(const struct nlmsghdr *, PyObject *)) {
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    static _Alignas(struct nlmsghdr) char buffer[32768]; /* the GIL is held throughout */
+    int status = -1;
+    if (send(fd, request, size, 0) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto out;
+    }
+    for (;;) {
+        ssize_t got = recv(fd, buffer, sizeof buffer, 0);
+        if (got < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            PyErr_SetFromErrno(PyExc_OSError);
+            goto out;
+        }
+        size_t left = (size_t)got;
+        for (struct nlmsghdr *h = (struct nlmsghdr *)buffer; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+            if (h->nlmsg_type == NLMSG_DONE) {
+                status = 0;
+                goto out;
+            }
+            if (h->nlmsg_type == NLMSG_ERROR) {
+                errno = -((struct nlmsgerr *)NLMSG_DATA(h))->error;
+                PyErr_SetFromErrno(PyExc_OSError);
+                goto out;
+            }
+            if (row(h, rows) < 0) {
+                goto out;
+            }
+        }
+    }
+out:
+    close(fd);
+    return status;
+}
+
+static int append_row(PyObject *rows, PyObject *row) {
+    int status = row == NULL ? -1 : PyList_Append(rows, row);
+    Py_XDECREF(row);
+    return status;
+}
+
+static int unix_row(const struct nlmsghdr *h, PyObject *rows) {
+    const struct unix_diag_msg *m = NLMSG_DATA(h);
+    const char *name = "";
+    size_t name_size = 0;
+    uint32_t queued = 0, peer = 0;
+    size_t left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
+    const struct nlattr *a = (const struct nlattr *)(m + 1);
+    while (left >= sizeof *a && a->nla_len >= sizeof *a && a->nla_len <= left) {
+        const char *payload = (const char *)(a + 1);
+        size_t payload_size = a->nla_len - sizeof *a;
+        if (a->nla_type == UNIX_DIAG_NAME) {
+            name = payload;
+            name_size = payload_size;
+        } else if (a->nla_type == UNIX_DIAG_RQLEN && payload_size >= sizeof(struct unix_diag_rqlen)) {
+            queued = ((const struct unix_diag_rqlen *)payload)->udiag_rqueue;
+        } else if (a->nla_type == UNIX_DIAG_PEER && payload_size >= sizeof peer) {
+            memcpy(&peer, payload, sizeof peer);
+        }
+        size_t step = NLA_ALIGN(a->nla_len);
+        if (step > left) {
+            break;
+        }
+        left -= step;
+        a = (const struct nlattr *)((const char *)a + step);
+    }
+    uint64_t cookie = m->udiag_cookie[0] | (uint64_t)m->udiag_cookie[1] << 32;
+    return append_row(rows, Py_BuildValue("(KkiiIky#)", (unsigned long long)cookie, (unsigned long)m->udiag_ino,
+                                          (int)m->udiag_type, (int)m->udiag_state, queued, (unsigned long)peer, name,
+                                          (Py_ssize_t)name_size));
+}
+
+PyObject *k_dump_unix(ARGS) {
+    int states;
+    (void)module;
+    if (arity("dump_unix", nargs, 1) < 0 || as_int(args[0], &states) < 0) {
+        return NULL;
+    }
+    struct {
+        struct nlmsghdr header;
+        struct unix_diag_req request;
+    } message = {
+        .header = {.nlmsg_len = sizeof message,
+                   .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .request = {.sdiag_family = AF_UNIX,
+                    .udiag_states = (uint32_t)states,
+                    .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_RQLEN | UDIAG_SHOW_PEER},
+    };
+    PyObject *rows = PyList_New(0);
+    if (rows != NULL && netlink_dump(&message, sizeof message, rows, unix_row) < 0) {
+        Py_DECREF(rows);
+        return NULL;
+    }
+    return rows;
+}
+
+static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
+    const struct inet_diag_msg *m = NLMSG_DATA(h);
+    uint64_t cookie = m->id.idiag_cookie[0] | (uint64_t)m->id.idiag_cookie[1] << 32;
+    Py_ssize_t size = m->idiag_family == AF_INET ? 4 : 16;
+    return append_row(rows, Py_BuildValue("(Kkiiy#iy#i)", (unsigned long long)cookie, (unsigned long)m->idiag_inode,
+                                          (int)m->idiag_family, (int)m->idiag_state, (const char *)m->id.idiag_src,
+                                          size, (int)ntohs(m->id.idiag_sport), (const char *)m->id.idiag_dst, size,
+                                          (int)ntohs(m->id.idiag_dport)));
+}
+
+PyObject *k_dump_inet(ARGS) {
+    int family, protocol, states;
+    (void)module;
+    if (arity("dump_inet", nargs, 3) < 0 || as_int(args[0], &family) < 0 || as_int(args[1], &protocol) < 0 ||
+        as_int(args[2], &states) < 0) {
+        return NULL;
+    }
+    struct {
+        struct nlmsghdr header;
+        struct inet_diag_req_v2 request;
+    } message = {
+        .header = {.nlmsg_len = sizeof message,
+                   .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .request = {.sdiag_family = (uint8_t)family,
+                    .sdiag_protocol = (uint8_t)protocol,
+                    .idiag_states = (uint32_t)states},
+    };
+    PyObject *rows = PyList_New(0);
+    if (rows != NULL && netlink_dump(&message, sizeof message, rows, inet_row) < 0) {
+        Py_DECREF(rows);
+        return NULL;
+    }
+    return rows;
+}

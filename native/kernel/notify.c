@@ -1,0 +1,246 @@
+/* Seccomp notifications: seccomp_unotify(2), and the epoll that they arrive by. */
+#include "kernel.h"
+
+PyObject *k_epoll_watch(ARGS) {
+    int operation;
+    uint64_t events, data;
+    if (arity("epoll_watch", nargs, 5) < 0 || as_int(args[1], &operation) < 0 || as_u64(args[3], &events) < 0 ||
+        as_u64(args[4], &data) < 0) {
+        return NULL;
+    }
+    int epoll = as_fd(module, args[0]);
+    int fd = epoll < 0 ? -1 : as_fd(module, args[2]);
+    if (fd < 0) {
+        return NULL;
+    }
+    struct epoll_event event = {.events = (uint32_t)events, .data.u64 = data};
+    return errno_result(epoll_ctl(epoll, operation, fd, &event));
+}
+
+static PyObject *tuple_of(const uint64_t *values, Py_ssize_t count) {
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t i = 0; tuple != NULL && i < count; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(values[i]);
+        if (value == NULL) {
+            Py_CLEAR(tuple);
+        } else {
+            PyTuple_SetItem(tuple, i, value); /* steals */
+        }
+    }
+    return tuple;
+}
+
+/* socket(2) for TCP needs no decision, so it is answered here: a stream socket becomes the caller's, the number its
+ * reply: AF_UNIX, or of the family it asked for when the app is to use TCP only. The cookie and what the app believes
+ * the socket to be go into the dictionary `born`; Python looks there when the socket is used for the first time.
+ * Returns 1 when it was done, 0 for a call that Python must judge, -1 with an exception set. */
+static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, PyObject *born) {
+    const int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+    int family = (int)n->data.args[0], type = (int)n->data.args[1], protocol = (int)n->data.args[2];
+    if ((type & ~flags) != SOCK_STREAM || (protocol != 0 && protocol != IPPROTO_TCP)) {
+        return 0;
+    }
+    int fd = socket(tcp ? family : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (type & SOCK_NONBLOCK), 0);
+    if (fd < 0) {
+        return 0;
+    }
+    uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+    struct seccomp_notif_addfd add = {.id = n->id,
+                                      .srcfd = (uint32_t)fd,
+                                      .newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0,
+                                      .flags = SECCOMP_ADDFD_FLAG_SEND};
+    if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0) {
+        close(fd);
+        return 0;
+    }
+    /* Known before the app can use it: another thread of it may be faster than we are. */
+    PyObject *key = PyLong_FromUnsignedLongLong(cookie);
+    PyObject *value =
+        PyLong_FromUnsignedLongLong((uint64_t)listener << 8 | (uint64_t)(tcp ? BORN_TCP : 0) | (uint64_t)family);
+    int status = key == NULL || value == NULL ? -1 : PyDict_SetItem(born, key, value);
+    if (status == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) {
+        int error = errno;
+        status = PyDict_DelItem(born, key);
+        if (error != ENOENT) { /* EMFILE: the caller's limit, and its answer; ENOENT: it is gone */
+            struct seccomp_notif_resp response = {.id = n->id, .error = -error};
+            ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
+        }
+    }
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    close(fd);
+    return status < 0 ? -1 : 1;
+}
+
+/* The call in hand, in slot 0 of the journal (switch/journal.py): 10 words as `wait` returns them, zeros when there is
+ * none. */
+static int journal_write(PyObject *journal, const struct seccomp_notif *n, int fd) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(journal, &view, PyBUF_WRITABLE) < 0) {
+        return -1;
+    }
+    uint64_t words[10] = {0};
+    if (n != NULL) {
+        words[0] = (uint64_t)fd;
+        words[1] = n->id;
+        words[2] = n->pid;
+        words[3] = (uint64_t)n->data.nr;
+        memcpy(words + 4, n->data.args, sizeof n->data.args);
+    }
+    if (view.len >= (Py_ssize_t)sizeof words) {
+        memcpy(view.buf, words, sizeof words);
+    }
+    PyBuffer_Release(&view);
+    return 0;
+}
+
+/* wait(epoll, milliseconds, number of socket(2), born, journal): one event. For a notifier the notification is received
+ * here, in the same step: (fd, id, tid, nr, six arguments); else (data, events); None when the time is up or the caller
+ * is gone. */
+PyObject *k_wait(ARGS) {
+    int timeout, nr_socket;
+    if (arity("wait", nargs, 5) < 0 || journal_write(args[4], NULL, 0) < 0 || as_int(args[1], &timeout) < 0 ||
+        as_int(args[2], &nr_socket) < 0) {
+        return NULL;
+    }
+    int epoll = as_fd(module, args[0]);
+    if (epoll < 0) {
+        return NULL;
+    }
+    struct epoll_event event;
+    int count;
+    Py_BEGIN_ALLOW_THREADS;
+    count = epoll_wait(epoll, &event, 1, timeout);
+    Py_END_ALLOW_THREADS;
+    if (count < 0 && errno != EINTR) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (count <= 0) {
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
+    if (!(event.data.u64 & NOTIFIER)) {
+        return tuple_of((uint64_t[]){event.data.u64, event.events}, 2);
+    }
+    int fd = (int)(event.data.u64 & ~(NOTIFIER | TCP_ONLY));
+    if (!(event.events & EPOLLIN)) {
+        return tuple_of((uint64_t[]){(uint64_t)fd, event.events}, 2);
+    }
+    struct seccomp_notif n;
+    memset(&n, 0, sizeof n);
+    if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0) {
+        if (errno == ENOENT || errno == EINTR || errno == EAGAIN) {
+            Py_RETURN_NONE; /* the caller was killed or interrupted before we looked */
+        }
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (journal_write(args[4], &n, fd) < 0) {
+        return NULL;
+    }
+    if (n.data.nr == nr_socket) {
+        int served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, &n, args[3]);
+        if (served < 0) {
+            return NULL;
+        }
+        if (served > 0) {
+            Py_RETURN_NONE;
+        }
+    }
+    return tuple_of((uint64_t[]){(uint64_t)fd, n.id, n.pid, (uint64_t)n.data.nr, n.data.args[0], n.data.args[1],
+                                 n.data.args[2], n.data.args[3], n.data.args[4], n.data.args[5]},
+                    10);
+}
+
+static PyObject *send_response(PyObject *module, PyObject *const *args, int64_t value, int error, uint32_t flags) {
+    int fd = as_fd(module, args[0]);
+    uint64_t id;
+    if (fd < 0 || as_u64(args[1], &id) < 0) {
+        return NULL;
+    }
+    struct seccomp_notif_resp response = {.id = id, .val = value, .error = -error, .flags = flags};
+    return errno_result(ioctl(fd, SECCOMP_IOCTL_NOTIF_SEND, &response));
+}
+
+PyObject *k_reply(ARGS) {
+    int error;
+    if (arity("reply", nargs, 4) < 0 || as_int(args[3], &error) < 0) {
+        return NULL;
+    }
+    int64_t value = PyLong_AsLongLong(args[2]);
+    if (value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return send_response(module, args, value, error, 0);
+}
+
+PyObject *k_reply_continue(ARGS) {
+    if (arity("reply_continue", nargs, 2) < 0) {
+        return NULL;
+    }
+    return send_response(module, args, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+PyObject *k_still_valid(ARGS) {
+    uint64_t id;
+    if (arity("still_valid", nargs, 2) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0 || as_u64(args[1], &id) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(ioctl(fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0);
+}
+
+/* Only a notification descriptor knows this ioctl: it says ENOENT for an id that never was, anything else ENOTTY or so.
+ */
+PyObject *k_is_notifier(ARGS) {
+    if (arity("is_notifier", nargs, 1) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0) {
+        return NULL;
+    }
+    uint64_t id = 0;
+    return PyBool_FromLong(ioctl(fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0 || errno == ENOENT);
+}
+
+PyObject *k_add_fd(ARGS) {
+    uint64_t id;
+    int target, cloexec, send;
+    if (arity("add_fd", nargs, 6) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0 || as_u64(args[1], &id) < 0) {
+        return NULL;
+    }
+    int source = as_fd(module, args[2]);
+    if (source < 0 || as_int(args[3], &target) < 0 || as_int(args[4], &cloexec) < 0 || as_int(args[5], &send) < 0) {
+        return NULL;
+    }
+    struct seccomp_notif_addfd add = {
+        .id = id,
+        .srcfd = (uint32_t)source,
+        .newfd = target < 0 ? 0 : (uint32_t)target,
+        .newfd_flags = cloexec ? O_CLOEXEC : 0,
+        .flags = (target < 0 ? 0 : SECCOMP_ADDFD_FLAG_SETFD) | (send ? SECCOMP_ADDFD_FLAG_SEND : 0),
+    };
+    int result = ioctl(fd, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+    return PyLong_FromLong(result < 0 ? -errno : result);
+}
+
+PyObject *k_sync_wake_up(ARGS) {
+    if (arity("sync_wake_up", nargs, 1) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0) {
+        return NULL;
+    }
+    return errno_result(ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1UL));
+}

@@ -1,0 +1,134 @@
+"""Types of the native module. Functions that may fail for an app's sake return an errno; the others raise OSError."""
+
+import mmap
+from typing import TypeAlias
+
+class Fd:
+    """An owned descriptor: closed once, by its one owner, at the latest when the object goes."""
+
+    def __init__(self, fd: int) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+    def detach(self) -> int: ...
+
+_Fd: TypeAlias = Fd | int
+
+# seccomp_unotify(2)
+NOTIFIER: int  # added to a descriptor's number, the data of an event that delivers notifications
+TCP_ONLY: int  # added to that: of an app that gets TCP sockets, not Unix ones
+BORN_TCP: int  # in a value of ``born``: a TCP socket
+
+def wait(
+    epoll: _Fd, milliseconds: int, nr_socket: int, born: dict[int, int], journal: mmap.mmap, /
+) -> tuple[int, ...] | None:
+    """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
+
+    socket(2) of TCP is answered within: ``born`` gets its cookie -> notifier << 8 | BORN_TCP or 0 | family. The call in
+    hand stands in the first slot of ``journal``. Raises OSError.
+    """
+
+def epoll_watch(epoll: _Fd, operation: int, fd: _Fd, events: int, data: int, /) -> int:
+    """epoll_ctl(2) for `wait`. 0 or errno."""
+
+def reply(listener: _Fd, id: int, value: int, error: int, /) -> int:
+    """Answer with a value, or with a (positive) error. 0 or an errno: ENOENT when the caller is gone."""
+
+def reply_continue(listener: _Fd, id: int, /) -> int: ...
+def still_valid(listener: _Fd, id: int, /) -> bool: ...
+def is_notifier(fd: _Fd, /) -> bool: ...
+def add_fd(listener: _Fd, id: int, source: _Fd, target: int, cloexec: int, send: int, /) -> int:
+    """Put a copy of ``source`` into the caller, at ``target`` or (-1) the lowest number. The number, or -errno."""
+
+def sync_wake_up(listener: _Fd, /) -> int: ...
+
+# other processes
+def pidfd_open(pid: int, thread: int, /) -> Fd: ...
+def fetch(pidfd: _Fd, number: int, /) -> tuple[Fd, int, int] | int:
+    """A duplicate of a descriptor, its SO_COOKIE (-ENOTSOCK for no socket) and its status flags, or an errno."""
+
+def fetch_sockaddr(
+    pidfd: _Fd, number: int, listener: _Fd, id: int, tid: int, address: int, length: int, /
+) -> tuple[Fd, int, int, bytes | int] | int:
+    """`fetch`, and the sockaddr that another argument points to: its bytes, or EINVAL, EFAULT, ENOENT (caller gone)."""
+
+def read_argument(listener: _Fd, id: int, tid: int, address: int, size: int, /) -> bytes | int:
+    """Exactly ``size`` bytes of the caller's memory, EFAULT, or ENOENT when it no longer waits."""
+
+def write_result(listener: _Fd, id: int, tid: int, address: int, length_address: int, data: bytes, /) -> int:
+    """Fill a value-result pair (accept(2), getsockname(2)). 0, EFAULT, EINVAL or ENOENT."""
+
+def vm_write(tid: int, address: int, data: bytes, /) -> bool: ...
+def epoll_has(tid: int, epoll: int, number: int, /) -> bool:
+    """Whether an epoll of another process has a registration made under ``number``. kcmp(2), KCMP_EPOLL_TFD."""
+
+# sockets
+def socket(domain: int, type: int, protocol: int, /) -> Fd: ...
+def cookie(fd: _Fd, /) -> int:
+    """SO_COOKIE, or -errno (ENOTSOCK)."""
+
+def status_flags(fd: _Fd, /) -> int: ...
+def set_status_flags(fd: _Fd, flags: int, /) -> int: ...
+def bind(fd: _Fd, sockaddr: bytes, /) -> int: ...
+def connect(fd: _Fd, sockaddr: bytes, /) -> int:
+    """0 or errno; never waits, even on a blocking file."""
+
+def connect_unix(fd: _Fd, name: bytes, path: bytes, /) -> int:
+    """bind(2) to ``name`` unless it is empty, then connect(2) to ``path``. 0 or errno; never waits."""
+
+def join(listener: _Fd, id: int, fd: _Fd, flags: int, name: bytes, path: bytes, reply: int, /) -> int:
+    """Name a Unix socket, connect it, and (with ``reply``) close ``fd`` and answer connect(2), in one step.
+
+    0, -1 when the caller was gone, or the errno of a failure, with no reply sent.
+    """
+
+def bind_unix(fd: _Fd, name: bytes, /) -> int: ...
+def listen(fd: _Fd, backlog: int, /) -> int: ...
+def shutdown(fd: _Fd, how: int, /) -> int: ...
+def is_shut(fd: _Fd, /) -> bool: ...
+def inherit(source: _Fd, target: _Fd, /) -> None:
+    """Set what was set of SOL_SOCKET on one socket on another, too."""
+
+def send(fd: _Fd, data: bytes, flags: int, /) -> int:
+    """Bytes sent, or -errno."""
+
+def accept(fd: _Fd, /) -> tuple[Fd, bytes] | int:
+    """A connection (FD_CLOEXEC here, blocking) and its peer's raw sockaddr, or an errno; never waits."""
+
+def trust(pid: int, /) -> None:
+    """Connections that this process made are the switch's: SO_PEERCRED. The last 16 count."""
+
+def accept_give(
+    listener: _Fd,
+    id: int,
+    tid: int,
+    fd: _Fd,
+    address: int,
+    length_address: int,
+    family: int,
+    flags: int,
+    magic: bytes,
+    /,
+) -> int | tuple[Fd, bytes, int]:
+    """accept(2) of a same-host connection, done: the number given, or -errno. ``fd`` is closed when one was taken.
+
+    (Fd, peer, 0) is no connection of an app; (Fd, peer, errno) one that could not be given to the caller.
+    """
+
+def getsockname(fd: _Fd, /) -> bytes | int: ...
+def getpeername(fd: _Fd, /) -> bytes | int: ...
+def getsockopt(fd: _Fd, level: int, option: int, size: int, /) -> bytes | int: ...
+def setsockopt(fd: _Fd, level: int, option: int, data: bytes, /) -> int: ...
+
+# other descriptor tables
+def open_elsewhere(fd: Fd, /) -> bool:
+    """Closes ``fd``, an unconnected stream socket; True when its file lives on because somebody else holds it."""
+
+def epoll_add_at(pidfd: _Fd, epoll: int, number: int, fd: _Fd, events: int, data: int, /) -> int:
+    """EPOLL_CTL_ADD ``fd`` to another process' ``epoll`` as if it stood at ``number`` there. 0 or errno."""
+
+# sock_diag(7)
+def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]]:
+    """(cookie, inode, type, state, queued, peer inode, name) of Unix sockets of this network namespace."""
+
+def dump_inet(family: int, protocol: int, states: int, /) -> list[tuple[int, int, int, int, bytes, int, bytes, int]]:
+    """(cookie, inode, family, state, source, source port, destination, destination port)."""

@@ -1,0 +1,1 @@
+"""Linux as typed Python: everything here knows the kernel and nothing of AppSwitch."""
