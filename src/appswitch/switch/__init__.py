@@ -1,0 +1,1 @@
+"""The switch: answers the system calls of apps. One thread, one loop, never waits. See ARCHITECTURE.md."""

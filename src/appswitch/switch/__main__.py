@@ -1,0 +1,142 @@
+"""`python -m appswitch.switch`: one process of the daemon, started by the keeper. Options come as AX_* variables."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import resource
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from appswitch import _kernel
+from appswitch.address import ip_bytes
+from appswitch.paths import RunDir, run_dir
+from appswitch.switch.apps import App
+from appswitch.switch.attach import Attach
+from appswitch.switch.channel import Channel
+from appswitch.switch.core import Config, Switch
+from appswitch.switch.journal import Journal, fresh_memory
+from appswitch.switch.keep import Keep, recovered
+from appswitch.switch.loop import Loop
+from appswitch.switch.recover import answer_again, restore_services
+from appswitch.switch.report import Log, Reports
+from appswitch.switch.syscalls import number_of
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT."""
+    places = run_dir()
+    kept = recovered()
+    journal = Journal(kept.journal or fresh_memory())
+    pending = journal.take_all()
+    for pid in journal.switches(os.getpid()):
+        _kernel.trust(pid)
+    loop = Loop(number_of("socket", platform.machine()), journal.map)
+    log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
+    keep = Keep(loop)
+    _raise_descriptor_limit()
+    _work_in(places.sockets)
+    switch = Switch(_config(), loop, journal, Reports(log))
+    switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
+    if kept.journal is None:
+        keep.journal(journal.memory)
+    for appid in kept.orphans:
+        keep.forget_app(appid)
+    for spec, listener in kept.apps:
+        switch.attach(App(spec, listener, 0, spec.created))
+    switch.recovered = bool(kept.apps)
+    restore_services(switch)
+    attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
+    channel_socket = _listen(places.switch, socket.SOCK_STREAM, 0o600)
+    attach = Attach(switch, keep, attach_socket)
+    Channel(switch, attach, channel_socket, os.geteuid())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: loop.stop())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _wake_on_signals(loop)
+    # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    keep.ready()
+    answer_again(switch, pending)
+    loop.run()
+    _clean(places)
+    return 0
+
+
+def _config() -> Config:
+    env = os.environ
+    node_ips = {}
+    for text in filter(None, env.get("AX_NODE_IP", "").split(",")):
+        ip = ip_bytes(text)
+        node_ips[len(ip)] = ip
+    return Config(
+        arch=platform.machine(),
+        ports=_ports(env.get("AX_PORTS", "40000-60000")),
+        node_ips=node_ips,
+        transport=env.get("AX_TRANSPORT", "unix"),
+        timing=env.get("AX_TIMING") == "1",
+    )
+
+
+def _ports(text: str) -> list[range]:
+    """Ranges and single ports, such as 40000-60000,7000. Raises ValueError."""
+    ranges = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        ranges.append(range(int(low), int(high or low) + 1))
+    return ranges
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _work_in(directory: Path) -> None:
+    """Listening sockets have short names, relative to here: sun_path has room for 108 bytes only."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    directory.chmod(0o700)
+    os.chdir(directory)
+
+
+def _listen(path: Path, kind: int, mode: int) -> socket.socket:
+    """A listening socket at ``path``, which no other daemon uses: the keeper holds the directory's lock."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listener.bind(str(path))
+    path.chmod(mode)
+    listener.listen(128)
+    return listener
+
+
+def _wake_on_signals(loop: Loop) -> None:
+    """A signal that arrives just before epoll_wait(2) must end it, too."""
+    ours, pythons = socket.socketpair()
+    ours.setblocking(False)
+    pythons.setblocking(False)
+    signal.set_wakeup_fd(pythons.fileno())
+
+    def drain(_events: int) -> None:
+        ours.recv(64)
+
+    loop.watch(ours.fileno(), select.EPOLLIN, drain)
+    _keep_alive.extend((ours, pythons))
+
+
+_keep_alive: list[socket.socket] = []
+
+
+def _clean(places: RunDir) -> None:
+    for path in (places.attach, places.switch, *Path().iterdir()):
+        path.unlink(missing_ok=True)
+    os.chdir("/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

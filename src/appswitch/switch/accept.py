@@ -1,0 +1,163 @@
+"""accept(2), accept4(2)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.kernel import sockaddr
+from appswitch.switch import naming
+from appswitch.switch.call import CONTINUE, LATER, Call, Outcome, Vanished
+from appswitch.switch.services import Arrival, Service
+from appswitch.switch.sockets import CONNECTED, LISTENING
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_NONBLOCK, _CLOEXEC = 0o4000, 0o2000000
+_SOL_SOCKET, _SO_REUSEADDR, _SO_RCVTIMEO = 1, 2, 20
+_timeval = struct.Struct("=qq")
+
+
+def accept(switch: Switch, call: Call) -> Outcome:
+    """accept(2): no flags."""
+    return _accept(switch, call, 0)
+
+
+def accept4(switch: Switch, call: Call) -> Outcome:
+    """accept4(2): SOCK_NONBLOCK and SOCK_CLOEXEC, others are EINVAL."""
+    flags = call.int32(3)
+    if flags & ~(_NONBLOCK | _CLOEXEC):
+        return -errno.EINVAL
+    return _accept(switch, call, flags)
+
+
+def _accept(switch: Switch, call: Call, flags: int) -> Outcome:
+    fd, cookie, status = call.fetch()
+    sock = switch.sockets.identify(fd, cookie, call.app)
+    if sock is None:
+        return CONTINUE
+    service = switch.services.by_id.get(sock.service) if sock.phase == LISTENING else None
+    if service is None:
+        return -errno.EINVAL
+    if not service.watched:  # it listened before this switch was there
+        switch.watch_listener(service, fd)
+    outcome = _take(switch, service, call, fd, flags)
+    if outcome is not None:
+        return outcome
+    if status & _NONBLOCK:
+        return -errno.EAGAIN
+    return _park(switch, service, call, fd, flags)
+
+
+def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> Outcome:
+    """Wait for a connection. The listener is held meanwhile, as a thread in accept(2) holds it."""
+
+    def attempt() -> Outcome | None:
+        return _take(switch, service, call, fd, flags)
+
+    timeout = receive_timeout(fd, _SO_RCVTIMEO)
+    while service.parked and not switch.parking.holds(service.parked[0]):
+        service.parked.popleft()  # timed out, or interrupted
+    service.parked.append(switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN))
+    return LATER
+
+
+def purge(switch: Switch, service: Service) -> None:
+    """Let go of the listener where its holder is gone: it may be that nobody else has it."""
+    parked = service.parked
+    while parked and not switch.parking.waits(parked[0]):
+        parked.popleft()
+
+
+def wake(switch: Switch, service: Service) -> None:
+    """Something arrived, or the socket was shut down: let those who wait try, the longest waiting first."""
+    parked = service.parked
+    while parked:
+        first = parked[0]
+        switch.parking.retry(first)
+        if switch.parking.by_tid.get(first.call.tid) is first:
+            return  # nothing for it, so nothing for the others
+        parked.popleft()
+
+
+def receive_timeout(fd: Fd, option: int) -> float | None:
+    """SO_RCVTIMEO or SO_SNDTIMEO in seconds; None for no limit. socket(7)."""
+    raw = _kernel.getsockopt(fd, _SOL_SOCKET, option, 16)
+    if isinstance(raw, int) or raw == bytes(16):
+        return None
+    seconds, micro = _timeval.unpack(raw)
+    return float(seconds + micro / 1e6)
+
+
+def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> Outcome | None:
+    """Give the caller the next connection of a service, wherever it waits; None when there is none."""
+    if service.returned:
+        return _hand_over(switch, service, call, fd, flags, service.returned.popleft())
+    while True:
+        taken = _kernel.accept_give(
+            call.app.listener, call.id, call.tid, fd, call.args[1], call.args[2], service.family, flags, naming.MAGIC
+        )
+        if isinstance(taken, int):
+            if taken == -errno.EAGAIN:
+                break
+            if service.doors:
+                switch.doors.watch_again(service)
+            return LATER if taken >= 0 else taken
+        connection, raw, error = taken
+        name = sockaddr.unix_name(raw)
+        if error:
+            link = naming.parse_connection(name)
+            assert link is not None
+            return _keep(switch, service, Arrival(connection, link.client, link.server, unix=True), error)
+        if naming.is_bell(name):
+            service.rung = False
+            arrival = switch.doors.take(service)
+            if arrival is not None:
+                switch.doors.watch_again(service)
+                return _hand_over(switch, service, call, fd, flags, arrival)
+        # else: somebody who has no business there; closed with its Fd
+    if service.doors:
+        arrival = switch.doors.take(service)
+        switch.doors.watch_again(service)
+        if arrival is not None:
+            return _hand_over(switch, service, call, fd, flags, arrival)
+    return None
+
+
+def _hand_over(switch: Switch, service: Service, call: Call, fd: Fd, flags: int, arrival: Arrival) -> Outcome:
+    """Give a connection that the switch holds to the caller."""
+    try:
+        if call.args[1]:
+            call.write_result(call.args[1], call.args[2], sockaddr.encode(service.family, arrival.peer))
+    except Vanished:
+        return _keep(switch, service, arrival, errno.ENOENT)
+    _kernel.set_status_flags(arrival.fd, 2 | flags & _NONBLOCK)
+    if not arrival.unix:
+        _dress(switch, service, fd, arrival)
+    number = call.give(arrival.fd, bool(flags & _CLOEXEC))
+    return LATER if number >= 0 else _keep(switch, service, arrival, -number)
+
+
+def _keep(switch: Switch, service: Service, arrival: Arrival, error: int) -> Outcome:
+    """A connection whose caller could not take it stays the next one of the service. Raises Vanished for ENOENT."""
+    service.returned.append(arrival)
+    switch.doors.ring(service)
+    if error == errno.ENOENT:
+        raise Vanished
+    return -error
+
+
+def _dress(switch: Switch, service: Service, fd: Fd, arrival: Arrival) -> None:
+    """A TCP connection gets its virtual addresses and its listener's options."""
+    sock = switch.sockets.add(arrival.fd, service.app, service.family, unix=False)
+    sock.local, sock.peer, sock.phase = arrival.local, arrival.peer, CONNECTED
+    sock.accepted, sock.peer_app = True, arrival.client_app
+    sock.options = service.socket.options
+    _kernel.inherit(fd, arrival.fd)
+    _kernel.setsockopt(arrival.fd, _SOL_SOCKET, _SO_REUSEADDR, int(service.socket.reuseaddr).to_bytes(4, "little"))
+    for (level, option), written in sock.options.items():
+        _kernel.setsockopt(arrival.fd, level, option, written)

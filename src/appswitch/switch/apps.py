@@ -1,0 +1,64 @@
+"""An app as the switch knows it: what it asked for, its notification descriptor, the ports it has bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appswitch._kernel import Fd
+from appswitch.address import ip_bytes, loopback_like
+from appswitch.model import AppPhase, AppRow, AppSpec
+from appswitch.routing.table import Labels
+
+if TYPE_CHECKING:
+    from appswitch.switch.sockets import Socket
+
+EPHEMERAL_LOW, EPHEMERAL_HIGH = 32768, 60999  # net.ipv4.ip_local_port_range
+
+
+class App:
+    """One attached app. Owns its notification descriptor."""
+
+    __slots__ = (
+        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "id", "ips", "labels", "listener",
+        "pid", "spec",
+    )  # fmt: skip
+
+    def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float) -> None:
+        self.spec = spec
+        self.id = spec.id
+        self.listener = listener
+        self.pid = pid
+        self.attached = attached
+        self.ended = False  # its last process has gone; others may still hold its sockets
+        self.ips: tuple[bytes, ...] = tuple(ip_bytes(ip) for ip in spec.ips)
+        self.labels: Labels = frozenset(spec.labels.items())
+        self.bound: dict[int, list[Socket]] = {}  # port -> sockets that called bind(2) or listen(2) for it
+        self.epoll_generation = 0  # counts epoll_create(2)s
+        self.epolls: dict[int, tuple[int, list[int]]] = {}  # process -> (generation, numbers of its epolls)
+        # Apps that share an address start at different ports, so that a server seldom sees one twice.
+        self._next_port = EPHEMERAL_LOW + spec.id % (EPHEMERAL_HIGH - EPHEMERAL_LOW)
+
+    def row(self) -> AppRow:
+        """As `ax get apps` shows it."""
+        return AppRow(app=self.spec, phase=AppPhase.RUNNING, pid=self.pid, attached=self.attached)
+
+    def ephemeral_port(self) -> int:
+        """The next port of ip_local_port_range that the app has not bound. RFC 6056, algorithm 1 without the dice."""
+        for _ in range(EPHEMERAL_LOW, EPHEMERAL_HIGH + 1):
+            port = self._next_port
+            self._next_port = port + 1 if port < EPHEMERAL_HIGH else EPHEMERAL_LOW
+            if port not in self.bound:
+                return port
+        return 0
+
+    def source_for(self, to: bytes, node: dict[int, bytes]) -> bytes:
+        """The app's own address towards ``to``: of the same family; the node's where it has none."""
+        size = len(to)
+        for ip in self.ips:
+            if len(ip) == size:
+                return ip
+        return node.get(size) or loopback_like(to)
+
+    def has(self, ip: bytes) -> bool:
+        """Whether it may bind ``ip`` as its own, loopback and wildcard aside."""
+        return ip in self.ips

@@ -1,0 +1,174 @@
+"""Control's connection: requests in, replies and events out. Nothing here waits.
+
+What control does not read piles up, bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from appswitch import wire
+from appswitch.model import AppRow, ServerRow
+from appswitch.switch.attach import Attach
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+MAX_PENDING = (
+    16 << 20
+)  # bytes that control may be behind; beyond that it is cut off, and connects again for a new Welcome
+_UCRED = struct.Struct("=iII")
+
+
+class Channel:
+    """The listening socket and the (few) connections. Only root and our own uid may connect."""
+
+    def __init__(self, switch: Switch, attach: Attach, listener: socket.socket, own_uid: int) -> None:
+        self._switch = switch
+        self._attach = attach
+        self._listener = listener
+        self._own_uid = own_uid
+        self._peers: set[_Peer] = set()
+        switch.reports.send = self._broadcast
+        switch.loop.watch(listener.fileno(), select.EPOLLIN, lambda _events: self._on_peer())
+
+    def _on_peer(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid not in (0, self._own_uid):
+            connection.close()
+            return
+        connection.setblocking(False)
+        peer = _Peer(self._switch, connection, self._answer, self._peers.discard)
+        self._peers.add(peer)
+        peer.send(self._welcome())
+
+    def _broadcast(self, message: wire.ToControl) -> None:
+        for peer in list(self._peers):
+            peer.send(message)
+
+    def _welcome(self) -> wire.Welcome:
+        return wire.Welcome(version=wire.VERSION, pid=os.getpid(), apps=self._apps(), servers=self._servers())
+
+    def _answer(self, message: wire.ToSwitch) -> wire.ToControl:
+        match message:
+            case wire.Register(seq=seq):
+                try:
+                    self._attach.register(message)
+                except KeyError:
+                    return wire.Done(seq=seq, error="app-exists", detail=f"app id {message.app.appid} is in use")
+                self._broadcast(wire.AppChanged(row=self._attach.registered[message.app.id].row()))
+                return wire.Done(seq=seq)
+            case wire.Forget(seq=seq, app_id=app_id):
+                if not self._attach.forget(app_id):
+                    return wire.Done(
+                        seq=seq, error="no-such-registration", detail=f"no registration {app_id:08x} waits"
+                    )
+                self._broadcast(wire.AppGone(app_id=app_id))
+                return wire.Done(seq=seq)
+            case wire.Query(seq=seq, what=what):
+                return self._rows(seq, what)
+
+    def _rows(self, seq: int, what: str) -> wire.ToControl:
+        switch = self._switch
+        match what:
+            case "apps":
+                return wire.Rows(seq=seq, apps=self._apps())
+            case "servers":
+                switch.sweep_sockets()
+                return wire.Rows(seq=seq, servers=self._servers())
+            case "sockets":
+                return wire.Rows(seq=seq, sockets=switch.socket_rows())
+            case "connections":
+                return wire.Rows(seq=seq, connections=switch.connection_rows())
+            case "stats":
+                return wire.Rows(seq=seq, stats=switch.stats())
+        return wire.Done(seq=seq, error="unknown-query", detail=f"no rows of {what!r}")
+
+    def _apps(self) -> tuple[AppRow, ...]:
+        waiting = tuple(r.row() for r in self._attach.registered.values())
+        return waiting + tuple(app.row() for app in self._switch.apps.values())
+
+    def _servers(self) -> tuple[ServerRow, ...]:
+        return tuple(s.announced for s in self._switch.services.by_id.values() if s.announced is not None)
+
+
+class _Peer:
+    """One connection of control."""
+
+    def __init__(
+        self,
+        switch: Switch,
+        connection: socket.socket,
+        answer: Callable[[wire.ToSwitch], wire.ToControl],
+        on_close: Callable[[_Peer], None],
+    ) -> None:
+        self._loop = switch.loop
+        self._log = switch.log
+        self._connection = connection
+        self._answer = answer
+        self._on_close = on_close
+        self._unframer = wire.Unframer()
+        self._pending = bytearray()
+        self._loop.watch(connection.fileno(), select.EPOLLIN, self._on_events)
+
+    def send(self, message: wire.ToControl) -> None:
+        """Queue a message and write what goes."""
+        self._pending += wire.frame(message)
+        if len(self._pending) > MAX_PENDING:
+            self._close()
+        else:
+            self._flush()
+
+    def _on_events(self, events: int) -> None:
+        if events & select.EPOLLIN:
+            self._read()
+        elif events & (select.EPOLLHUP | select.EPOLLERR):
+            self._close()
+        if events & select.EPOLLOUT:
+            self._flush()
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(65536)
+            bodies = self._unframer.feed(data)
+            for body in bodies:
+                self.send(self._answer(wire.decode_to_switch(body)))
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, msgspec.MsgspecError) as problem:
+            self._log("control cut off", reason=str(problem))
+            self._close()
+            return
+        if not data:
+            self._close()
+
+    def _flush(self) -> None:
+        if self._connection.fileno() < 0:
+            return
+        try:
+            while self._pending:
+                del self._pending[: self._connection.send(self._pending)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+            return
+        self._loop.rearm(self._connection.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._pending else 0))
+
+    def _close(self) -> None:
+        if self._connection.fileno() >= 0:
+            self._loop.unwatch(self._connection.fileno())
+            self._connection.close()
+            self._pending.clear()
+            self._on_close(self)

@@ -1,0 +1,298 @@
+"""The switch: what everything else hangs on, and the reconciliation of our tables with the kernel's."""
+
+from __future__ import annotations
+
+import errno
+import random
+import select
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.model import ConnectionRow, SocketRow
+from appswitch.routing.table import Table
+from appswitch.switch import accept, bind, naming
+from appswitch.switch.apps import App
+from appswitch.switch.call import PidFds
+from appswitch.switch.dispatch import Dispatch
+from appswitch.switch.doors import Doors
+from appswitch.switch.flows import Flows
+from appswitch.switch.journal import Journal
+from appswitch.switch.loop import Loop
+from appswitch.switch.options import Scratch
+from appswitch.switch.parking import Parking
+from appswitch.switch.report import Reports
+from appswitch.switch.services import Service, Services
+from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, Socket, Sockets
+
+LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
+_ALL_STATES, _LISTEN_STATE, _ESTABLISHED_STATE = 0xFFF, 1 << 10, 1 << 1
+_TIME_WAIT_STATE = 1 << 6
+_STREAM = 1
+LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
+_MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the daemon was told."""
+
+    arch: str
+    ports: list[range]  # host ports that may be taken for apps
+    node_ips: dict[int, bytes]  # by length: the node's own addresses
+    transport: str
+    timing: bool  # measure the time of each call
+
+
+class Switch:
+    """The composition root of the loop's objects, and the few operations that concern several of them."""
+
+    def __init__(self, config: Config, loop: Loop, journal: Journal, reports: Reports) -> None:
+        self.config = config
+        self.loop = loop
+        self.reports = reports
+        self.node_ips = config.node_ips
+        self.table = Table()
+        self.apps: dict[int, App] = {}
+        self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
+        self.sockets = Sockets(loop.born, self._notifiers)
+        self.services = Services(self.table, self.sockets)
+        self.parking = Parking(loop, journal)
+        self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce)
+        self.services.on_up = reports.server_up
+        self.services.on_down = reports.server_down
+        self.pidfds = PidFds(self._forget_thread)
+        self.scratch = Scratch()
+        self.flows = Flows(self.table, self.node_ips)
+        self.dispatch = Dispatch(self, config.arch, config.timing)
+        self.log = reports.log
+        loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
+        self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
+        self.closed_ports = {
+            family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
+        }
+        self.recovered = False  # some connections were made by an earlier switch
+        self.on_detach: Callable[[App], None] = lambda _app: None
+        self._sweep_at = _MIN_GROWTH
+        self.pick = _picker()
+        loop.every(LISTENERS_SWEEP, self._sweep)
+
+    # -- apps
+
+    def attach(self, app: App) -> None:
+        """Serve an app from now on."""
+        self.apps[app.id] = app
+        self._notifiers[app.listener.fileno()] = app
+        self.table.own(app.ips)
+        tcp_only = app.spec.transport == "tcp"
+        serve = self.dispatch.server_for(app)
+        self.loop.watch_notifier(app.listener, tcp_only, serve, lambda events: self._on_hang_up(app, events))
+        self.reports.app_attached(app)
+
+    def _on_hang_up(self, app: App, events: int) -> None:
+        if events & select.EPOLLHUP:
+            self.detach(app)
+
+    def detach(self, app: App) -> None:
+        """The last process of an app has ended: forget everything it had."""
+        self.loop.unwatch(app.listener)
+        app.ended = True
+        number, born = app.listener.fileno(), self.sockets.born
+        for cookie in [cookie for cookie, origin in born.items() if origin >> 8 == number]:
+            del born[cookie]  # the number will be another app's
+        self.doors.forget_client(app.id)
+        del self._notifiers[app.listener.fileno()]
+        self.parking.forget(app)
+        for service in [s for s in self.services.by_id.values() if s.app is app]:
+            self.close_service(service)
+        self.table.disown(app.ips)
+        del self.apps[app.id]
+        app.listener.close()
+        app.bound.clear()
+        self.on_detach(app)
+        self.reports.app_gone(app)
+        self.sweep_sockets()
+
+    def _forget_thread(self, tid: int, _pidfd: Fd) -> None:
+        self.parking.leave(tid)
+
+    # -- services
+
+    def wake(self, service: Service) -> None:
+        """Let those who wait in accept(2) try."""
+        accept.wake(self, service)
+
+    def watch_listener(self, service: Service, fd: Fd) -> None:
+        """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""
+        service.watched = True
+        events = select.EPOLLRDHUP | select.EPOLLHUP
+        self.loop.watch_file(fd, events, service.id, lambda _events: self._on_shutdown(service))
+
+    def _on_shutdown(self, service: Service) -> None:
+        self.wake(service)
+        self.close_service(service)
+
+    def close_service(self, service: Service) -> None:
+        """Its listening socket has gone, or must not be used any more."""
+        self.doors.close(service)
+        self.loop.untag(service.id)
+        service.returned.clear()
+        self.services.close(service)
+        Path(service.name.decode()).unlink(missing_ok=True)
+
+    def close_service_of(self, sock: Socket) -> None:
+        """The same, for a socket that stops listening."""
+        service = self.services.by_id.get(sock.service)
+        if service is not None:
+            self.close_service(service)
+
+    def alive(self, service: Service) -> bool:
+        """Whether the service's socket still listens, as the kernel knows it now."""
+        self._sweep_listeners()
+        return service.id in self.services.by_id
+
+    def _sweep(self) -> None:
+        if len(self.sockets.by_cookie) + len(self.sockets.born) > self._sweep_at:
+            self.sweep_sockets()
+        else:
+            self._sweep_listeners()
+
+    def _sweep_listeners(self) -> None:
+        if not self.services.by_id:
+            return
+        missing = set(self.sockets.listening)
+        for _ in range(LOOKS):
+            missing -= {row[6].rstrip(b"\0") for row in _kernel.dump_unix(_LISTEN_STATE)}
+            if not missing:
+                return
+        for service in [s for s in self.services.by_id.values() if s.name in missing]:
+            self.close_service(service)
+
+    # -- sockets
+
+    def sweep_sockets(self) -> None:
+        """Forget the sockets that the kernel no longer lists."""
+        known, born = self.sockets.by_cookie, self.sockets.born
+        missing = known.keys() | born.keys()
+        for _ in range(LOOKS):
+            missing -= {row[0] for row in _kernel.dump_unix(_ALL_STATES)}
+            for family in (AF_INET, AF_INET6):
+                missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
+            if not missing:
+                break
+        for cookie in missing:
+            if born.pop(cookie, None) is None:
+                bind.release(known.pop(cookie))
+        self._sweep_at = 2 * (len(known) + len(born)) + _MIN_GROWTH
+        self._sweep_listeners()
+
+    # -- views
+
+    def socket_rows(self) -> tuple[SocketRow, ...]:
+        """As `ax get sockets` shows them."""
+        self.sweep_sockets()
+        inodes = {row[0]: row[1] for row in _kernel.dump_unix(_ALL_STATES)}
+        return tuple(self._socket_row(s, inodes.get(s.cookie, 0)) for s in self.sockets.by_cookie.values())
+
+    def _socket_row(self, sock: Socket, inode: int) -> SocketRow:
+        flags = {
+            "listening": sock.phase == LISTENING,
+            "connected": sock.phase in (CONNECTED, FINISHING),
+            "bound": sock.bound is not None,
+            "reuseaddr": sock.reuseaddr,
+            "reuseport": sock.reuseport,
+            "v6only": sock.v6only,
+            "unix": sock.unix,
+            "tcp": not sock.unix,
+        }
+        service = self.services.by_id.get(sock.service)
+        return SocketRow(
+            id=sock.cookie, app_id=sock.app.id, inode=inode, proto="tcp",
+            flags=tuple(flag for flag, on in flags.items() if on),
+            bind_ip=str(sock.bound) if sock.bound else "", backlog=service.backlog if service else 0,
+        )  # fmt: skip
+
+    def connection_rows(self) -> tuple[ConnectionRow, ...]:
+        """As `ax get connections` shows them: read from the kernel, not from a table of ours."""
+        rows = []
+        for cookie, *_, peer, name in _kernel.dump_unix(_ESTABLISHED_STATE):
+            link = naming.parse_connection(name)
+            # Other daemons' apps, and who forges names, live in this network namespace as well.
+            ours = cookie in self.sockets.by_cookie or self.recovered
+            if ours and link is not None and peer and (link.client_app in self.apps or link.server_app in self.apps):
+                rows.append(_connection_row(link, "unix"))
+        for family in (AF_INET, AF_INET6):
+            for known, *_ in _kernel.dump_inet(family, 6, _ESTABLISHED_STATE):
+                sock = self.sockets.by_cookie.get(known)
+                row = self._tcp_row(sock) if sock is not None and sock.local and sock.peer else None
+                if row is not None:
+                    rows.append(row)
+        return tuple(rows)
+
+    def _tcp_row(self, sock: Socket) -> ConnectionRow | None:
+        """A TCP connection between two apps has two ends here: it is listed at its client's."""
+        assert sock.local is not None
+        assert sock.peer is not None
+        if sock.peer_app is not None and sock.accepted:
+            return None
+        ends = (sock.peer, sock.local) if sock.accepted else (sock.local, sock.peer)
+        apps = (0, sock.app.id) if sock.accepted else (sock.app.id, sock.peer_app or 0)
+        return _connection_row(naming.Connection(*apps, *ends), "tcp")
+
+    def stats(self) -> dict[str, float]:
+        """Sizes of the tables, and calls and nanoseconds by system call."""
+        sizes = {
+            "apps": len(self.apps),
+            "services": len(self.services.by_id),
+            "sockets": len(self.sockets.by_cookie) + len(self.sockets.born),
+            "parked": len(self.parking),
+        }
+        calls = {f"calls.{name}": count for name, count in self.dispatch.counts.items()}
+        times = {f"nanoseconds.{name}": ns for name, ns in self.dispatch.nanoseconds.items()}
+        return {**sizes, **calls, **times}
+
+    def fault(self, name: str, app: App, problem: Exception) -> int:
+        """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""
+        self.log("fault", call=name, app=app.spec.appid, error=repr(problem), trace=_trace(problem))
+        return -((problem.errno if isinstance(problem, OSError) else 0) or errno.EIO)
+
+
+def _trace(problem: Exception) -> str:
+    return "".join(traceback.format_exception(problem))
+
+
+def _connection_row(link: naming.Connection, transport: str) -> ConnectionRow:
+    return ConnectionRow(
+        client_app=link.client_app, server_app=link.server_app, proto="tcp",
+        client=str(link.client), server=str(link.server), transport=transport,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _bytes(value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        raise OSError(value, "getsockname")
+    return value
+
+
+def _bound_and_silent(family: int) -> Fd:
+    """A TCP port that nobody listens on, and nobody else can take: connections to it are refused, by TCP itself."""
+    fd = _kernel.socket(family, _STREAM, 0)
+    loopback = LOOPBACK4 if family == AF_INET else LOOPBACK6
+    error = _kernel.bind(fd, sockaddr.encode(family, Actual(Address(loopback, 0))))
+    if error == errno.EADDRNOTAVAIL and family == AF_INET6:  # a host without ::1
+        error = _kernel.bind(fd, sockaddr.encode(family, Actual(Address(LOOPBACK4, 0))))
+    if error:
+        raise OSError(error, "bind to a loopback port")
+    return fd
+
+
+def _picker() -> Callable[[int], int]:
+    """Choose one of n: a generator of our own, seeded by the system, is fast and no secret."""
+    choose = random.Random().random  # noqa: S311
+    return lambda n: int(choose() * n)

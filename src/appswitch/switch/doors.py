@@ -1,0 +1,192 @@
+"""TCP listening sockets of the host that lead to apps: for `--expose`, and where two apps must talk TCP.
+
+The app waits on a Unix socket, so an arrival here has to wake it: the switch connects a *bell* to the Unix socket,
+the app's poll, epoll or select returns, and its accept(2) is answered with the TCP connection. It is accepted only
+then: until then it is safe in the kernel's queue. One bell from empty to non-empty, then the door is not watched
+until somebody has accepted.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address, ip_bytes, is_any
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.model import Expose
+from appswitch.switch import naming
+from appswitch.switch.loop import Loop
+from appswitch.switch.services import Arrival, Door, Service
+
+_STREAM, _NONBLOCK = 1, 0o4000
+_SOL_SOCKET, _SO_REUSEADDR, _SO_REUSEPORT, _IPV6, _V6ONLY = 1, 2, 15, 41, 26
+_ON = b"\1\0\0\0"
+EXPECTED_LIMIT = 10_000  # connections of one app that are on their way
+_LOOPBACK = {AF_INET: b"\x7f\x00\x00\x01", AF_INET6: bytes(15) + b"\1"}
+
+
+class Doors:
+    """Opens, watches and closes them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        ports: list[range],
+        wake: Callable[[Service], None],
+        on_dead: Callable[[Service], None],
+        on_change: Callable[[Service], None],
+    ) -> None:
+        self._loop = loop
+        self._wake = wake
+        self._ports = ports
+        self._on_dead = on_dead
+        self._on_change = on_change
+        self._next_port = 0
+        # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
+        # kernel uses a source port again towards another destination.
+        self._expected: dict[tuple[Address, Address], naming.Connection] = {}
+        self._by_client: dict[int, deque[tuple[Address, Address]]] = {}
+        self._exposed: dict[Address, list[Service]] = {}
+
+    def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
+        """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
+        mine = self._by_client.setdefault(link.client_app, deque())
+        mine.append((source, door))
+        self._expected[source, door] = link
+        if len(mine) > EXPECTED_LIMIT:
+            self._expected.pop(mine.popleft(), None)
+
+    def forget_client(self, app_id: int) -> None:
+        """The app ended."""
+        for key in self._by_client.pop(app_id, ()):
+            self._expected.pop(key, None)
+
+    def expose(self, service: Service, expose: Expose) -> int:
+        """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
+        actual = Address(ip_bytes(expose.host_ip), expose.host_port)
+        if any(other.app is not service.app for other in self._exposed_at(actual)):
+            return errno.EADDRINUSE  # SO_REUSEPORT would share it, and we are one user to the kernel
+        opened = self._listen(actual, service.backlog, shared=service.socket.reuseport)
+        if isinstance(opened, int):
+            return opened
+        self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
+        self._exposed.setdefault(actual, []).append(service)
+        return 0
+
+    def _exposed_at(self, wanted: Address) -> list[Service]:
+        """The services with a door at this address, or at one that overlaps it."""
+        return [
+            service
+            for (ip, port), services in self._exposed.items()
+            if port == wanted.port and (ip == wanted.ip or is_any(ip) or is_any(wanted.ip))
+            for service in services
+        ]
+
+    def inside(self, service: Service, family: int) -> Address | int:
+        """The door for this host's apps, opened when the first one needs it. Its address, or an errno."""
+        size = 4 if family == AF_INET else 16
+        for door in service.doors:
+            if not door.exposed and len(door.actual.ip) == size:
+                return door.actual
+        for port in self._candidates():
+            opened = self._listen(Address(_LOOPBACK[family], port), service.backlog)
+            if not isinstance(opened, int):
+                actual = Address(_LOOPBACK[family], port)
+                self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=False))
+                self._on_change(service)
+                return actual
+            if opened != errno.EADDRINUSE:
+                return opened
+        return errno.EADDRNOTAVAIL
+
+    def close(self, service: Service) -> None:
+        """Close all doors of a service: what waits in their queues is reset, as TCP does when a listener goes."""
+        for door in service.doors:
+            self._loop.unwatch(door.fd)
+            door.fd.close()
+            if door.exposed:
+                self._exposed[door.actual].remove(service)
+        service.doors.clear()
+
+    def take(self, service: Service) -> Arrival | None:
+        """The next arrival at any door of the service."""
+        for door in service.doors:
+            while True:
+                accepted = _kernel.accept(door.fd)
+                if isinstance(accepted, int):
+                    break
+                fd, raw = accepted
+                arrival = self._identify(service, door, fd, sockaddr.decode(raw))
+                if arrival is not None:
+                    return arrival
+        return None
+
+    def watch_again(self, service: Service) -> None:
+        """Somebody has accepted: the next arrival may ring again."""
+        if service.rung:
+            return
+        for door in service.doors:
+            if not door.armed:
+                door.armed = True
+                self._loop.rearm(door.fd, select.EPOLLIN)
+
+    def ring(self, service: Service) -> None:
+        """Wake whoever waits for the service. A full queue needs no bell: whoever empties it looks here as well."""
+        if not service.rung:
+            bell = _kernel.socket(sockaddr.AF_UNIX, _STREAM | _NONBLOCK, 0)
+            error = _kernel.connect_unix(bell, naming.bell(), service.name)
+            service.rung = not error
+            if error == errno.ECONNREFUSED:
+                self._on_dead(service)
+
+    def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
+        link = self._expected.pop((source, door.actual), None)
+        if link is not None:
+            return Arrival(fd, link.client, link.server, unix=False, client_app=link.client_app)
+        if not door.exposed:
+            return None  # not through us: the port is no service of the host's
+        ip = service.endpoint.bound.ip
+        if is_any(ip):
+            size = len(source.ip)
+            ip = next((own for own in service.app.ips if len(own) == size), ip)
+        return Arrival(fd, source, Address(ip, door.port), unix=False)
+
+    def _listen(self, actual: Address, backlog: int, shared: bool = False) -> Fd | int:
+        """``shared``: the app has several listeners by SO_REUSEPORT, and so has the host port."""
+        family = AF_INET if len(actual.ip) == 4 else AF_INET6
+        fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
+        _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEADDR, _ON)
+        if shared:
+            _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEPORT, _ON)
+        if family == AF_INET6:
+            _kernel.setsockopt(fd, _IPV6, _V6ONLY, _ON)
+        error = _kernel.bind(fd, sockaddr.encode(family, actual)) or _kernel.listen(fd, backlog)
+        return error or fd
+
+    def _install(self, service: Service, door: Door) -> None:
+        service.doors.append(door)
+        self._loop.watch(door.fd, select.EPOLLIN, lambda _events: self._on_arrival(service, door))
+
+    def _on_arrival(self, service: Service, door: Door) -> None:
+        if service.parked:
+            self._wake(service)  # strangers are sent away there; whoever is left in the queue reports itself again
+            return
+        door.armed = False
+        self._loop.rearm(door.fd, 0)
+        self.ring(service)
+
+    def _candidates(self) -> Iterator[int]:
+        total = sum(len(ports) for ports in self._ports)
+        for _ in range(min(total, 1000)):
+            index = self._next_port % total
+            self._next_port += 1
+            for ports in self._ports:
+                if index < len(ports):
+                    yield ports[index]
+                    break
+                index -= len(ports)

@@ -1,0 +1,154 @@
+"""One epoll, some timers. Whoever has something to wait for gives the loop a descriptor and a function."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import mmap
+import os
+import select
+import time
+from collections.abc import Callable
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+
+OnEvents = Callable[[int], None]
+OnNotification = Callable[[tuple[int, ...]], None]
+_ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
+_TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
+
+
+class Timer:
+    """A function to be called at a time; ``cancel`` forgets it."""
+
+    __slots__ = ("at", "function")
+
+    def __init__(self, at: float, function: Callable[[], None]) -> None:
+        self.at = at
+        self.function: Callable[[], None] | None = function
+
+    def cancel(self) -> None:
+        """The function will not be called."""
+        self.function = None
+
+
+class Loop:
+    """Level-triggered, single-threaded. A callback may watch, unwatch and stop as it likes."""
+
+    def __init__(self, nr_socket: int, journal: mmap.mmap) -> None:
+        self._journal = journal
+        self.born: dict[int, int] = {}  # sockets that `_kernel.wait` has made and nobody has looked at yet
+        self._nr_socket = nr_socket
+        self._epoll = select.epoll()
+        self._watched: dict[int, OnEvents] = {}
+        self._notified: dict[int, OnNotification] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._running = False
+        self.on_fault: Callable[[Exception], None] = _raise
+
+    def watch(self, fd: Fd | int, events: int, function: OnEvents) -> None:
+        """Call ``function`` with the events of ``fd`` until `unwatch`. Raises OSError as epoll_ctl(2)."""
+        self._control(_ADD, fd, events, _number(fd))
+        self._watched[_number(fd)] = function
+
+    def watch_notifier(self, fd: Fd, tcp_only: bool, function: OnNotification, on_hang_up: OnEvents) -> None:
+        """The same for a seccomp notification descriptor: ``function`` gets (fd, id, tid, nr, six arguments)."""
+        kind = _kernel.NOTIFIER + (_kernel.TCP_ONLY if tcp_only else 0)
+        self._control(_ADD, fd, select.EPOLLIN, _number(fd) + kind)
+        self._notified[_number(fd)] = function
+        self._watched[_number(fd)] = on_hang_up
+
+    def watch_file(self, fd: Fd, events: int, tag: int, function: OnEvents) -> None:
+        """The same for a file that is not ours to keep: ``fd`` may be closed at once.
+
+        An epoll forgets a file when its last descriptor, anybody's, is closed; until then its events come under
+        ``tag``, a number of the caller's that nothing else has. `untag` forgets the function.
+        """
+        self._control(_ADD, fd, events | select.EPOLLET, tag + _TAGS)
+        self._watched[tag + _TAGS] = function
+
+    def untag(self, tag: int) -> None:
+        """Events of that file, if it still lives, are ignored from now on."""
+        self._watched.pop(tag + _TAGS, None)
+
+    def rearm(self, fd: Fd | int, events: int) -> None:
+        """Change what is waited for."""
+        self._control(_MOD, fd, events, _number(fd))
+
+    def unwatch(self, fd: Fd | int) -> None:
+        """Forget ``fd``; to be called before it is closed. Unknown ones are ignored."""
+        number = _number(fd)
+        self._notified.pop(number, None)
+        if self._watched.pop(number, None) is not None:
+            self._control(_DEL, number, 0, 0)
+
+    def after(self, seconds: float, function: Callable[[], None]) -> Timer:
+        """Call ``function`` once, ``seconds`` from now."""
+        timer = Timer(time.monotonic() + seconds, function)
+        heapq.heappush(self._timers, (timer.at, next(self._order), timer))
+        return timer
+
+    def every(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call ``function`` again and again."""
+
+        def again() -> None:
+            self.after(seconds, again)
+            function()
+
+        self.after(seconds, again)
+
+    def stop(self) -> None:
+        """Return from `run` after this round."""
+        self._running = False
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self._running = True
+        wait, epoll, watched, notified = _kernel.wait, self._epoll.fileno(), self._watched, self._notified
+        monotonic, timers, nr_socket, born = time.monotonic, self._timers, self._nr_socket, self.born
+        journal = self._journal
+        while self._running:
+            try:
+                patience = -1
+                if timers:
+                    left = timers[0][0] - monotonic()
+                    if left <= 0:
+                        self._fire()
+                        continue
+                    patience = int(left * 1000) + 1
+                event = wait(epoll, patience, nr_socket, born, journal)
+                if event is None:
+                    continue
+                # Looked up each time: what an earlier event led to may have unwatched it.
+                if len(event) > 2:
+                    notified[event[0]](event)
+                elif event[0] in watched:
+                    watched[event[0]](event[1])
+            except Exception as problem:
+                self.on_fault(problem)
+
+    def close(self) -> None:
+        """Give the epoll back."""
+        self._epoll.close()
+
+    def _control(self, operation: int, fd: Fd | int, events: int, data: int) -> None:
+        error = _kernel.epoll_watch(self._epoll.fileno(), operation, fd, events, data)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def _fire(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            function = heapq.heappop(self._timers)[2].function
+            if function is not None:
+                function()
+
+
+def _raise(problem: Exception) -> None:
+    raise problem
+
+
+def _number(fd: Fd | int) -> int:
+    return fd if isinstance(fd, int) else fd.fileno()

@@ -1,0 +1,64 @@
+"""socket(2), getsockname(2), getpeername(2): a socket shows the addresses that its app knows."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address
+from appswitch.kernel import sockaddr
+from appswitch.switch.call import CONTINUE, Call, Outcome
+from appswitch.switch.sockets import CONNECTED, CONNECTING, FINISHING, Socket
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_NONBLOCK, _CLOEXEC, _TYPE_MASK = 0o4000, 0o2000000, 0xF
+_IPPROTO_TCP, _IPPROTO_MAX = 6, 262
+
+
+def socket(_switch: Switch, call: Call) -> Outcome:
+    """socket(2) of TCP with arguments that are wrong, or that are for a cousin of TCP.
+
+    The common call never comes here: `_kernel.wait` answers it with a Unix socket.
+    """
+    kind, protocol = call.int32(1), call.int32(2)
+    if kind & ~(_TYPE_MASK | _NONBLOCK | _CLOEXEC) or not 0 <= protocol <= _IPPROTO_MAX:
+        return -errno.EINVAL
+    if protocol not in (0, _IPPROTO_TCP):
+        return -errno.EPROTONOSUPPORT  # MPTCP, SCTP: callers fall back to TCP
+    return -errno.ENOBUFS  # the switch itself could not make one
+
+
+def getsockname(switch: Switch, call: Call) -> Outcome:
+    """getsockname(2): of a connection its local end, else what was bound, else the unspecified address."""
+    fd, cookie, _ = call.fetch()
+    sock = switch.sockets.identify(fd, cookie, call.app)
+    if sock is None:
+        return CONTINUE
+    return _tell(call, sock, sock.local or sock.bound)
+
+
+def getpeername(switch: Switch, call: Call) -> Outcome:
+    """getpeername(2). Raises Failed(ENOTCONN) by its result."""
+    fd, cookie, _ = call.fetch()
+    sock = switch.sockets.identify(fd, cookie, call.app)
+    if sock is None:
+        return CONTINUE
+    if not _connected(fd, sock):
+        return -errno.ENOTCONN
+    return _tell(call, sock, sock.peer)
+
+
+def _connected(fd: Fd, sock: Socket) -> bool:
+    if sock.phase == CONNECTING:
+        return not isinstance(_kernel.getpeername(fd), int)
+    return sock.phase in (CONNECTED, FINISHING)
+
+
+def _tell(call: Call, sock: Socket, address: Address | None) -> Outcome:
+    raw = sockaddr.any_of(sock.family) if address is None else sockaddr.encode(sock.family, address)
+    call.write_result(call.args[1], call.args[2], raw)
+    return 0

@@ -1,0 +1,137 @@
+"""Calls that wait: in the loop, not in a thread."""
+
+from __future__ import annotations
+
+import itertools
+import select
+from collections.abc import Callable
+
+from appswitch._kernel import Fd
+from appswitch.switch.apps import App
+from appswitch.switch.call import LATER, Call, Failed, Outcome, Vanished
+from appswitch.switch.journal import Journal
+from appswitch.switch.loop import Loop, Timer
+
+SWEPT = 64  # calls a look
+SWEEP = 0.25  # seconds between looks for callers that a signal took away
+Attempt = Callable[[], Outcome | None]  # None: not yet
+
+
+class Parked:
+    """One waiting call."""
+
+    __slots__ = ("attempt", "call", "fd", "on_timeout", "slot", "timer", "watched")
+
+    def __init__(self, call: Call, fd: Fd, attempt: Attempt, on_timeout: Outcome) -> None:
+        self.call = call
+        self.fd = fd
+        self.attempt = attempt
+        self.on_timeout = on_timeout
+        self.timer: Timer | None = None
+        self.watched = False
+        self.slot = 0  # in the journal
+
+
+class Parking:
+    """All waiting calls, by the thread that makes them.
+
+    A thread makes one at a time, so a new call ends the old one's wait.
+    """
+
+    def __init__(self, loop: Loop, journal: Journal) -> None:
+        self._loop = loop
+        self._journal = journal
+        self.by_tid: dict[int, Parked] = {}
+        loop.every(SWEEP, self._sweep)
+
+    def __len__(self) -> int:
+        return len(self.by_tid)
+
+    def park(
+        self, call: Call, fd: Fd, events: int, attempt: Attempt, timeout: float | None, on_timeout: Outcome
+    ) -> Parked:
+        """Try ``attempt`` whenever ``fd`` has one of ``events``; answer ``on_timeout`` after ``timeout`` seconds.
+
+        Without ``events`` somebody else calls `retry`; ``fd`` is then only held.
+        """
+        parked = Parked(call, fd, attempt, on_timeout)
+        self.by_tid[call.tid] = parked
+        parked.slot = self._journal.enter(call.notification)
+        if events:
+            parked.watched = True
+            self._loop.watch(fd, events | select.EPOLLHUP | select.EPOLLERR, lambda _events: self.retry(parked))
+        if timeout is not None:
+            parked.timer = self._loop.after(timeout, lambda: self._finish(parked, on_timeout))
+        return parked
+
+    def then(self, call: Call, more: Callable[[], Outcome]) -> None:
+        """When the parked call's wait ends well (with 0), its reply is what ``more`` returns."""
+        parked = self.by_tid[call.tid]
+        first = parked.attempt
+
+        def attempt() -> Outcome | None:
+            outcome = first()
+            return more() if outcome == 0 else outcome
+
+        parked.attempt = attempt
+
+    def retry(self, parked: Parked) -> None:
+        """Something happened that may let it go on."""
+        if self.by_tid.get(parked.call.tid) is not parked:
+            return
+        try:
+            outcome = parked.attempt()
+        except Failed as failed:
+            outcome = -failed.error
+        except Vanished:
+            self.drop(parked)
+            return
+        if outcome is not None:
+            self._finish(parked, outcome)
+
+    def waits(self, parked: Parked) -> bool:
+        """Whether the call is still parked and its caller still there; one that isn't is dropped."""
+        if self.by_tid.get(parked.call.tid) is not parked:
+            return False
+        if parked.call.valid():
+            return True
+        self.drop(parked)
+        return False
+
+    def holds(self, parked: Parked) -> bool:
+        """Whether the call is still parked, as far as we know."""
+        return self.by_tid.get(parked.call.tid) is parked
+
+    def drop(self, parked: Parked) -> None:
+        """Forget it without an answer. Its duplicate is closed."""
+        if self.by_tid.get(parked.call.tid) is parked:
+            del self.by_tid[parked.call.tid]
+            self._journal.leave(parked.slot)
+            if parked.watched:
+                self._loop.unwatch(parked.fd)
+            parked.fd.close()
+            if parked.timer is not None:
+                parked.timer.cancel()
+
+    def leave(self, tid: int) -> None:
+        """The thread ended, or makes another call: whatever it waited for, it does no longer."""
+        parked = self.by_tid.get(tid)
+        if parked is not None:
+            self.drop(parked)
+
+    def forget(self, app: App) -> None:
+        """The app ended."""
+        for parked in [p for p in self.by_tid.values() if p.call.app is app]:
+            self.drop(parked)
+
+    def _finish(self, parked: Parked, outcome: Outcome) -> None:
+        if self.by_tid.get(parked.call.tid) is parked:
+            self.drop(parked)
+            if outcome != LATER:
+                parked.call.answer(outcome)
+
+    def _sweep(self) -> None:
+        """Some at a time, those that were looked at longest ago: each look costs, and there may be thousands."""
+        for tid, parked in list(itertools.islice(self.by_tid.items(), SWEPT)):
+            if self.waits(parked):
+                self.by_tid[tid] = self.by_tid.pop(tid)

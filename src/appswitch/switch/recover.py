@@ -1,0 +1,56 @@
+"""After a crash of the switch: its successor finds the apps with the keeper, and everything else in the kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from appswitch import _kernel
+from appswitch.switch import naming
+from appswitch.switch.core import Switch
+from appswitch.switch.services import Service
+from appswitch.switch.sockets import LISTENING, Socket
+
+_LISTEN_STATE = 1 << 10
+_MAX_SERIAL = 1 << 31
+
+
+def restore_services(switch: Switch) -> None:
+    """Listening sockets carry their app and address as their name: unix(7), sock_diag(7)."""
+    files = {os.fsencode(entry) for entry in os.listdir()}  # of our own directory, mode 0700
+    for cookie, *_, raw in _kernel.dump_unix(_LISTEN_STATE):
+        name = raw.rstrip(b"\0")
+        listener = naming.parse_listener(name)
+        app = switch.apps.get(listener.app_id) if listener is not None else None
+        if listener is None or app is None or name not in files or listener.serial >= _MAX_SERIAL:
+            continue  # not one of ours: anybody on the host may listen on a name like that
+        sock = Socket(cookie, app, listener.family, unix=True)
+        sock.bound, sock.phase, sock.named = listener.bound, LISTENING, True
+        sock.restore_flags(listener.flags)
+        switch.sockets.by_cookie[cookie] = sock
+        app.bound.setdefault(listener.bound.port, []).append(sock)
+        _reopen(switch, switch.services.restore(sock, name, listener.serial))
+    for leftover in Path().iterdir():
+        if leftover.name.encode() not in switch.sockets.listening:
+            leftover.unlink()
+
+
+def _reopen(switch: Switch, service: Service) -> None:
+    for expose in service.app.spec.expose:
+        if expose.internal == service.endpoint.bound.port:
+            error = switch.doors.expose(service, expose)
+            if error:
+                switch.log(
+                    "cannot expose again", app=service.app.spec.appid, host=str(expose), error=errno.errorcode[error]
+                )
+    switch.services.announce(service)
+
+
+def answer_again(switch: Switch, pending: list[tuple[int, ...]]) -> None:
+    """Calls that were received but not answered: their callers still wait, so they are simply made again."""
+    for notification in pending:
+        for app in switch.apps.values():
+            if _kernel.still_valid(app.listener, notification[1]):
+                switch.dispatch.server_for(app, again=True)((app.listener.fileno(), *notification[1:]))
+                break

@@ -1,0 +1,181 @@
+"""What is known of sockets and cannot be asked of the kernel, by socket cookie.
+
+Never by (pid, fd): dup, fork, exec and SCM_RIGHTS then need no care. An entry is a memory, not an owner: the socket
+is the app's, and when sock_diag no longer lists its cookie the entry goes (switch/sweep.py). An entry that is missing
+is made again from what the kernel knows.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
+from appswitch.switch import naming
+from appswitch.switch.apps import App
+
+# Phases. FINISHING: connected, but the app's next connect(2) must still be told so with 0 (inet_stream_connect()).
+NEW, LISTENING, CONNECTING, FINISHING, CONNECTED = range(5)
+
+Option = tuple[int, int]  # level, name
+Options = dict[Option, bytes]  # what was set
+
+_SOL_SOCKET, _SO_TYPE, _SO_ACCEPTCONN = int(socket.SOL_SOCKET), int(socket.SO_TYPE), int(socket.SO_ACCEPTCONN)
+_STREAM = int(socket.SOCK_STREAM)
+_SOL_IPV6, _V6ONLY, _SO_REUSEPORT = 41, 26, 15
+NO_OPTIONS: Options = {}
+
+
+class Socket:
+    """A TCP socket as its app believes to have it. ``unix``: the file behind it is a Unix socket.
+
+    Defaults stand in the class: most sockets only ever have a few of these, and one is made for each connection.
+    """
+
+    phase = NEW
+    bound: Address | None = None  # by bind(2)
+    local: Address | None = None  # of a connection
+    peer: Address | None = None
+    options: Options = NO_OPTIONS  # replaced, never changed: listener and connections share it
+    reuseaddr = False  # as it was at bind(2)
+    reuseport = False
+    named = False  # a Unix socket that has its name cannot get another
+    service = 0  # of a listening one
+    accepted = False  # by accept(2), else by connect(2)
+    peer_app: int | None = None  # the app at the other end of a TCP connection
+    answered = 0  # the thread whose bind(2) or connect(2) was answered with success
+    sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
+    actual = b""  # the sockaddr that a TCP socket is being connected to
+
+    def __init__(self, cookie: int, app: App, family: int, unix: bool) -> None:
+        self.cookie = cookie
+        self.app = app
+        self.family = family  # AF_INET or AF_INET6, whatever the file is
+        self.unix = unix
+
+    @property
+    def v6only(self) -> bool:
+        """IPV6_V6ONLY, whose default is off (net.ipv6.bindv6only)."""
+        value = self.options.get((_SOL_IPV6, _V6ONLY))
+        return value is not None and any(value)
+
+    def remember(self, option: Option, written: bytes) -> None:
+        """An option was set."""
+        self.options = {**self.options, option: written}
+
+    def finish_again(self) -> None:
+        """The reply of a successful connect(2) did not arrive: the call comes again, and is to succeed again."""
+        if self.phase == CONNECTED:
+            self.phase = FINISHING
+
+    def flags(self) -> int:
+        """What a listening socket's name says of how it was bound."""
+        return self.v6only | self.reuseaddr << 1 | self.reuseport << 2
+
+    def restore_flags(self, flags: int) -> None:
+        """The reverse."""
+        if flags & 1:
+            self.remember((_SOL_IPV6, _V6ONLY), b"\1\0\0\0")
+        self.reuseaddr, self.reuseport = bool(flags & 2), bool(flags & 4)
+
+    def adopt(self, other: Socket) -> None:
+        """Take over what another socket was before this one took its place."""
+        self.bound, self.options = other.bound, other.options
+        self.reuseaddr, self.reuseport = other.reuseaddr, other.reuseport
+        self.local, self.peer, self.phase = other.local, other.peer, other.phase
+
+
+class Sockets:
+    """All of them. One writer: the switch's thread."""
+
+    def __init__(self, born: dict[int, int], notifiers: dict[int, App]) -> None:
+        self.born = born  # made by `_kernel.wait`, and not used since: cookie -> notifier << 8 | family
+        self._notifiers = notifiers
+        self.by_cookie: dict[int, Socket] = {}
+        self.listening: dict[bytes, Socket] = {}  # by the name of their file
+
+    def add(self, fd: Fd, app: App, family: int, unix: bool) -> Socket:
+        """Remember a socket that the switch has just made."""
+        cookie = _kernel.cookie(fd)
+        made = self.by_cookie[cookie] = Socket(cookie, app, family, unix)
+        return made
+
+    def identify(self, fd: Fd, cookie: int, app: App) -> Socket | None:
+        """The entry of a descriptor; None for what is no TCP socket to its app."""
+        known = self.by_cookie.get(cookie)
+        if known is not None or cookie < 0:
+            if known is not None and known.app.ended:
+                known.app, known.bound = app, None  # who holds it now; the address was the other's
+            return known
+        origin = self.born.pop(cookie, None)
+        if origin is not None:
+            owner = self._notifiers.get(origin >> 8, app)
+            family, unix = origin & 0x7F, not origin & _kernel.BORN_TCP
+            known = self.by_cookie[cookie] = Socket(cookie, owner, family, unix)
+            return known
+        raw = _kernel.getsockname(fd)
+        if isinstance(raw, int):
+            return None
+        family = sockaddr.family_of(raw)
+        if family == AF_UNIX:
+            found = self._recall_unix(fd, raw, cookie, app)
+        elif family in (sockaddr.AF_INET, AF_INET6) and _is_stream(fd):
+            found = self._recall_inet(fd, raw, cookie, app)
+        else:
+            return None
+        if found is not None:
+            self.by_cookie[cookie] = found
+        return found
+
+    def adopt(self, fd: Fd, cookie: int, app: App, raw: bytes | int) -> Socket | None:
+        """A Unix socket of ours that an earlier switch made: it is used with an IP address, as no other is."""
+        if isinstance(raw, int) or len(raw) < 2 or sockaddr.family_of(raw) not in (sockaddr.AF_INET, AF_INET6):
+            return None
+        own = _kernel.getsockname(fd) if cookie > 0 else 0
+        if isinstance(own, int) or sockaddr.family_of(own) != AF_UNIX or len(own) > 2 or not _is_stream(fd):
+            return None
+        made = self.by_cookie[cookie] = Socket(cookie, app, sockaddr.family_of(raw), unix=True)
+        return made
+
+    def _recall_unix(self, fd: Fd, raw: bytes, cookie: int, app: App) -> Socket | None:
+        """An accepted connection has its listener's name, a connecting one its own, and both tell everything."""
+        name = sockaddr.unix_name(raw)
+        client = naming.parse_connection(name)
+        if client is not None:
+            made = Socket(cookie, app, AF_INET6 if len(client.server.ip) == 16 else sockaddr.AF_INET, unix=True)
+            made.local, made.peer = client.client, client.server
+        else:
+            parent = self.listening.get(name)
+            listener = naming.parse_listener(name) if parent is None else parent
+            peer = _kernel.getpeername(fd) if listener is not None else 0
+            link = None if isinstance(peer, int) else naming.parse_connection(sockaddr.unix_name(peer))
+            if listener is None or link is None:
+                return None
+            made = Socket(cookie, app, listener.family, unix=True)
+            made.local, made.peer, made.accepted = link.server, link.client, True
+            if parent is not None:
+                made.options = parent.options
+        made.phase, made.named = CONNECTED, True
+        return made
+
+    def _recall_inet(self, fd: Fd, raw: bytes, cookie: int, app: App) -> Socket | None:
+        """A TCP socket that we forgot, or that somebody else made and handed over."""
+        made = Socket(cookie, app, sockaddr.family_of(raw), unix=False)
+        made.reuseport = _kernel.getsockopt(fd, _SOL_SOCKET, _SO_REUSEPORT, 4) == b"\1\0\0\0"
+        v6only = _kernel.getsockopt(fd, _SOL_IPV6, _V6ONLY, 4)
+        if not isinstance(v6only, int) and any(v6only):
+            made.remember((_SOL_IPV6, _V6ONLY), v6only)
+        peer = _kernel.getpeername(fd)
+        if not isinstance(peer, int):
+            made.phase, made.local, made.peer = CONNECTED, sockaddr.decode(raw), sockaddr.decode(peer)
+        elif _kernel.getsockopt(fd, _SOL_SOCKET, _SO_ACCEPTCONN, 4) == b"\1\0\0\0":
+            return None  # a listening socket of its own, inherited from outside: the kernel's business
+        return made
+
+
+def _is_stream(fd: Fd) -> bool:
+    kind = _kernel.getsockopt(fd, _SOL_SOCKET, _SO_TYPE, 4)
+    return not isinstance(kind, int) and kind[0] == _STREAM
