@@ -1,0 +1,183 @@
+"""``ax daemon``: check and complete the options, then become the keeper."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tomllib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from appswitch import keeper
+from appswitch.cli import node
+from appswitch.paths import RunDir, run_dir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOG = """\
+Every option can also come from the environment (AX_PORTS for --ports and so on) and from a TOML file named with
+--config (ports = "40000-60000"). The command line comes first, then the environment, then the file.
+
+\b
+The daemon runs as root for all users of the host, or as a user for that user alone. It says when it is ready, on
+standard output and to systemd (Type=notify), and ends on SIGTERM. SIGHUP has it read the token file again.
+
+\b
+Examples:
+  ax daemon                                  root: in /run/appswitch
+  ax daemon --run-dir /tmp/ax --rest-port 0  a second one, without TCP
+  ax daemon --ports 40000-49999 --node-interface eth0
+"""
+
+
+def _ports(_: click.Context, __: click.Parameter, value: Any) -> str:
+    """A list (of a file) or text, as the switch wants it."""
+    return _checked(node.ports, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+def _rest_port(_: click.Context, __: click.Parameter, value: Any) -> str:
+    """As control wants it."""
+    text = str(value)
+    if text != "auto" and not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise click.BadParameter(f"{text!r} is neither a port, nor 0 (no TCP), nor auto (6664 if it is free)")
+    return text
+
+
+def _host_name(_: click.Context, __: click.Parameter, value: Any) -> str | None:
+    """Checked, if given."""
+    return None if value is None else _checked(node.host_name, str(value))
+
+
+def _checked(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except node.NodeError as err:
+        raise click.BadParameter(str(err)) from None
+
+
+def load_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str | None:
+    """Make a file's values defaults. Raises click.BadParameter if it cannot be read or says something unknown."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as err:
+        raise click.BadParameter(f"{path}: {getattr(err, 'strerror', None) or err}") from None
+    known = {param.name: param for param in ctx.command.params if param.name not in ("config", "help")}
+    defaults = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            there = ", ".join(sorted(str(one).replace("_", "-") for one in known))
+            raise click.BadParameter(f"{path}: there is no option {key!r}; there are {there}")
+        defaults[name] = value
+    ctx.default_map = defaults
+    return path
+
+
+def _option(name: str, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A002 - click's word
+    variable = "AX_" + name[2:].replace("-", "_").upper()
+    more.setdefault("show_default", more.get("default") is not None)
+    return click.option(name, help=help, envvar=variable, show_envvar=True, **more)
+
+
+@click.command("daemon", epilog=EPILOG)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=load_config,
+    envvar="AX_CONFIG",
+    show_envvar=True,
+    metavar="FILE.toml",
+    help="Read options from this file.",
+)
+@_option("--run-dir", "Sockets and state. Default: /run/appswitch for root, else in $XDG_RUNTIME_DIR.", metavar="DIR")
+@_option("--node-name", "What this host is called.  [default: its host name]", callback=_host_name, metavar="NAME")
+@_option(
+    "--node-interface",
+    "Address of this host, or the interface that has it.  [default: of the default route]",
+    metavar="IP|NAME",
+)
+@_option("--cluster", "The cluster that this node is in.", callback=_host_name, metavar="NAME", default="appswitch")
+@_option(
+    "--ports",
+    "Ports of the host that sockets of apps may take.",
+    type=click.UNPROCESSED,
+    callback=_ports,
+    metavar="CSV",
+    default="40000-60000",
+)
+@_option(
+    "--rest-port",
+    "REST on 127.0.0.1 at this port; 0: only on the Unix socket; auto: 6664 if it is free.",
+    type=click.UNPROCESSED,
+    callback=_rest_port,
+    metavar="PORT|auto",
+    default="6664",
+)
+@_option(
+    "--rest-token-file",
+    "Who sends the token in it (Authorization: Bearer) may change things over TCP.",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+)
+@_option(
+    "--transport",
+    "What joins two apps of this host, when the app does not say.",
+    type=click.Choice(["unix", "tcp"]),
+    default="unix",
+)
+@_option(
+    "--idle-exit",
+    "End when no app was there for so long; 0: never.",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="SECONDS",
+)
+@_option("--log-format", "How to log to standard error.", type=click.Choice(["console", "json"]), default="console")
+@_option(
+    "--log-level", "From which level on.", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
+)
+def command(**options: Any) -> None:
+    """Run the daemon in the foreground: it decides the network calls of everything that `ax run` starts."""
+    try:
+        node.check_kernel()
+        node_ips = node.node_ips(options.pop("node_interface"))
+        options["node_name"] = options["node_name"] or node.host_name(platform.node() or "localhost")
+    except node.NodeError as err:
+        raise click.ClickException(str(err)) from None
+    check_features()
+    where = options.pop("run_dir")
+    directory = RunDir(os.path.abspath(where)) if where else run_dir()
+    if options["rest_token_file"]:
+        options["rest_token_file"] = os.path.abspath(options["rest_token_file"])
+    environment = dict(os.environ, AX_RUN_DIR=directory.directory, AX_NODE_IP=",".join(node_ips))
+    environment |= {f"AX_{key.upper()}": _text(value) for key, value in options.items() if value is not None}
+    become_keeper(environment)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_features() -> None:
+    """Raises click.ClickException if the kernel refuses something that nothing works without."""
+    from appswitch.kernel import features
+
+    missing = [one for one in features.probe(only_required=True) if not one.found]
+    if missing:
+        lines = [f"  {one.name} (Linux {one.since}): {one.detail}" for one in missing]
+        raise click.ClickException("\n".join(["the kernel lacks what the daemon needs:", *lines, "See `ax doctor`."]))
+
+
+def become_keeper(environment: dict[str, str]) -> None:
+    """execve(2). Isolated and without site: the keeper is the standard library only, and stays small."""
+    sys.stdout.flush()
+    command_line = [sys.executable, "-I", "-S", os.path.abspath(keeper.__file__)]
+    os.execve(sys.executable, command_line, environment)  # noqa: S606 - there is no shell, and none is wanted

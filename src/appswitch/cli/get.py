@@ -1,0 +1,113 @@
+"""``ax get``: what the daemon knows."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from appswitch.cli import locate, output, rest
+
+EPILOG = """\
+\b
+Examples:
+  ax get apps
+  ax get servers -o json
+  ax get apps --watch                      lines as they change
+  ax get connections -o yaml
+"""
+
+
+def _csv(values: Any) -> str:
+    return ",".join(map(str, values))
+
+
+def _labels(row: output.Row) -> str:
+    return _csv(f"{key}={value}" for key, value in sorted(row["app"]["labels"].items()))
+
+
+def _flat(name: str) -> Any:
+    return lambda row: str(row[name])
+
+
+def _app(name: str) -> Any:
+    return lambda row: str(row["app"][name] or "")
+
+
+COLUMNS: dict[str, output.Columns] = {
+    "apps": (
+        ("NAME", _app("name")),
+        ("APPID", _app("appid")),
+        ("NODEID", _app("node")),
+        ("CLUSTER", _app("cluster")),
+        ("APPIP", lambda row: _csv(row["app"]["ips"])),
+        ("DRIVER", _app("driver")),
+        ("LABELS", _labels),
+        ("ZONES", lambda row: _csv(row["app"]["zones"])),
+    ),
+    "servers": (
+        ("NODEID", _flat("node")),
+        ("CLUSTER", _flat("cluster")),
+        ("APPID", _flat("appid")),
+        ("PROTO", _flat("proto")),
+        ("SERVICEADDR", lambda row: _csv(row["service_addrs"])),
+        ("IPV4ADDR", lambda row: _csv(row["actual"])),
+    ),
+    "sockets": (
+        ("ID", _flat("id")),
+        ("NODEID", _flat("node")),
+        ("APPID", _flat("appid")),
+        ("INODE", _flat("inode")),
+        ("PROTO", _flat("proto")),
+        ("FLAGS", lambda row: _csv(row["flags"])),
+        ("BINDIP", _flat("bind_ip")),
+        ("BACKLOG", _flat("backlog")),
+    ),
+    "connections": (
+        ("PROTO", _flat("proto")),
+        ("CLIENT", _flat("client")),
+        ("CLIENTAPP", lambda row: row["client_appid"] or ""),
+        ("SERVER", _flat("server")),
+        ("SERVERAPP", lambda row: row["server_appid"] or ""),
+        ("TRANSPORT", _flat("transport")),
+    ),
+}
+
+
+@click.command("get", epilog=EPILOG)
+@click.argument("what", type=click.Choice(list(COLUMNS)))
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+@click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
+@click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
+def command(what: str, form: str, watch: bool, run_dir: str | None) -> None:
+    """Show what there is: apps, servers (listening sockets), sockets, or connections."""
+    if watch:
+        from appswitch.cli import watch as watching
+
+        watching.watch(what, form, run_dir)
+        return
+    rows = fetch(what, run_dir)
+    if form == "table":
+        head, *lines = output.table(COLUMNS[what], rows)
+        click.echo("\n".join([output.heading(head), *lines]))
+    else:
+        output.dump(rows, form, sys.stdout)
+
+
+def fetch(what: str, run_dir: str | None) -> list[output.Row]:
+    """The rows of /v1/WHAT. Raises rest.DaemonDownError with what to do about it."""
+    try:
+        _, sock = locate.reach(run_dir)
+    except rest.DaemonDownError as err:
+        raise rest.DaemonDownError(f"{err}: {rest.explain_start(locate.own(run_dir).directory)}") from None
+    rows: list[output.Row] = rest.request(sock, "GET", f"/v1/{what}")[what]
+    return rows

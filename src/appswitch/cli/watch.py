@@ -1,0 +1,131 @@
+"""``ax get --watch``: a table that is kept true on a terminal, lines as they change elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from appswitch.cli import get, locate, output, rest
+
+EVERY = 1.0  # seconds between two looks at what has no events
+_EVENTS = ("apps", "servers")
+
+
+def watch(what: str, form: str, run_dir: str | None) -> None:
+    """Until the user has had enough (Ctrl-C), or the daemon ends. Raises rest.DaemonDownError then."""
+    show: Any = Screen(what) if sys.stdout.isatty() and form == "table" else Lines(what, form)
+    changes = _events(what, run_dir) if what in _EVENTS else _polled(what, run_dir)
+    try:
+        for change in changes:
+            show.take(*change)
+    except KeyboardInterrupt:
+        return
+    raise rest.DaemonDownError("the daemon has ended")
+
+
+# A change: which row (a key), the row (None: it is gone), and whether more comes at once (no need to draw yet).
+Change = tuple[str, output.Row | None, bool]
+
+
+def _events(what: str, run_dir: str | None) -> Iterator[Change]:
+    _, sock = locate.reach(run_dir)
+    synced = False
+    for event in rest.stream(sock, f"/v1/events?what={what}"):
+        kind, row = event["type"], event.get("row")
+        if kind == "synced":
+            synced = True
+            yield "", None, False
+        elif kind == "app-gone":
+            yield event["appid"], None, False
+        elif kind == "app-changed":
+            yield row["app"]["appid"], row, not synced
+        else:
+            yield _key(row), row if kind == "server-up" else None, not synced
+
+
+def _polled(what: str, run_dir: str | None) -> Iterator[Change]:
+    before: dict[str, output.Row] = {}
+    while True:
+        now = {_key(row): row for row in get.fetch(what, run_dir)}
+        for key in before.keys() - now.keys():
+            yield key, None, True
+        for key, row in now.items():
+            if before.get(key) != row:
+                yield key, row, True
+        before = now
+        yield "", None, False
+        time.sleep(EVERY)
+
+
+def _key(row: output.Row) -> str:
+    """What makes a row this row: a socket has an id, a server its beginning, a connection nothing but its values."""
+    if "id" in row:
+        return str(row["id"])
+    if "since" in row:
+        return repr([row[name] for name in ("app_id", "proto", "service_ip", "service_port", "since")])
+    return repr(sorted(row.items()))
+
+
+class Lines:
+    """Every change is printed: a line of a table with what happened before it, or a JSON or YAML document."""
+
+    def __init__(self, what: str, form: str) -> None:
+        self._columns = get.COLUMNS[what]
+        self._form = form
+        self._rows: dict[str, output.Row] = {}
+        self._widths: list[int] | None = None
+
+    def take(self, key: str, row: output.Row | None, _: bool) -> None:
+        """Print it."""
+        if not key:
+            return
+        old = self._rows.pop(key, None)
+        if row is not None:
+            self._rows[key] = row
+        event = "GONE" if row is None else "CHANGED" if old else "ADDED"
+        shown = row or old
+        if shown is None:
+            return
+        if self._form != "table":
+            output.dump_line({"event": event.lower(), "row": shown}, self._form, sys.stdout)
+            return
+        lines = [[event, *output.cells(self._columns, shown)]]
+        if self._widths is None:
+            lines.insert(0, ["EVENT", *(name for name, _ in self._columns)])
+            self._widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+            self._widths[0] = len("CHANGED")
+        print("\n".join(output.aligned(lines, self._widths)), flush=True)
+
+
+class Screen:
+    """The table itself, drawn again over itself."""
+
+    def __init__(self, what: str) -> None:
+        self._columns = get.COLUMNS[what]
+        self._rows: dict[str, output.Row] = {}
+        self._drawn = 0  # lines on the screen
+
+    def take(self, key: str, row: output.Row | None, more: bool) -> None:
+        """Note it, and draw unless ``more`` comes."""
+        if key and row is not None:
+            self._rows[key] = row
+        elif key:
+            self._rows.pop(key, None)
+        if not more:
+            self._draw()
+
+    def _draw(self) -> None:
+        size = os.get_terminal_size(sys.stdout.fileno())
+        width, height = size.columns or 80, size.lines or 24  # a terminal that nobody sized says 0
+        lines = [line[:width] for line in output.table(self._columns, list(self._rows.values()))]
+        hidden = len(lines) - (height - 1)
+        if hidden > 0:
+            lines = [*lines[: height - 2], f"... and {hidden + 1} more"]
+        lines[0] = output.heading(lines[0])
+        back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""  # up, and clear to the end
+        sys.stdout.write(back + "\n".join(lines) + "\n")
+        sys.stdout.flush()
+        self._drawn = len(lines)

@@ -1,0 +1,102 @@
+"""``python -m appswitch.control``: started by the keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+import structlog
+
+from appswitch.control import idle, logs, server
+from appswitch.control.api.application import create
+from appswitch.control.api.deps import Parts
+from appswitch.control.link import SwitchLink
+from appswitch.control.notify import notify
+from appswitch.control.registry import Registry
+from appswitch.control.settings import Settings, SettingsError, from_environ, read_token
+
+_log = structlog.get_logger(part="control")
+
+
+class Control:
+    """All of it, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.link = SwitchLink(settings.run_dir.switch)
+        self.registry = Registry(self.link, settings.node, settings.cluster, settings.transport)
+        self.parts = Parts(settings=settings, registry=self.registry, token=settings.token)
+        self.server = server.Server(create(self.parts))
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises server.ListenError."""
+        path = self.settings.run_dir.rest
+        tcp = server.tcp_listener(self.settings.rest_port)
+        sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
+        where = "{}:{}".format(*tcp.getsockname()) if tcp else str(path)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        # If one of these fails, so does control, and the keeper starts another.
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(task) for task in (self.link.run(), self._announce(where), self._end_idle())]
+            try:
+                await self.server.serve(sockets)
+            finally:
+                path.unlink(missing_ok=True)
+                for task in helpers:
+                    task.cancel()
+
+    def stop(self) -> None:
+        """End the streams, which would never end themselves, then the rest."""
+        self.registry.stopping = True
+        self.link.stopping = True
+        self.link.close_watches()
+        self.server.stop()
+
+    def reload(self) -> None:
+        """Read the token again: that is all that may change while the daemon runs."""
+        if self.settings.token_file is None:
+            return
+        try:
+            self.parts.token = read_token(self.settings.token_file)
+            _log.info("read the REST token again")
+        except SettingsError as err:
+            _log.error("kept the old REST token", error=str(err))
+
+    async def _announce(self, where: str) -> None:
+        await self.server.listening.wait()
+        await self.link.connected.wait()
+        notify(f"READY=1\nSTATUS=REST on {where}")
+
+    async def _end_idle(self) -> None:
+        if self.settings.idle_exit <= 0:
+            return
+        await idle.until_idle(self.link, self.settings.idle_exit)
+        _log.info("no app for a while: the daemon ends", seconds=self.settings.idle_exit)
+        self.registry.stopping = True
+        # Not simply the parent: if the keeper was killed, that is process 1 by now.
+        if self.settings.keeper and self.settings.keeper == os.getppid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.settings.keeper, signal.SIGTERM)
+        else:
+            self.stop()
+
+
+def main() -> int:
+    """0 after an orderly end, 1 when the daemon cannot run so."""
+    logs.configure(os.environ)
+    try:
+        asyncio.run(Control(from_environ(os.environ)).run())
+    except (SettingsError, server.ListenError) as err:
+        _log.error(str(err))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

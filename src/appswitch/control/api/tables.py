@@ -1,0 +1,74 @@
+"""/v1/servers, sockets, connections, status: what is there now."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from fastapi import APIRouter
+
+import appswitch
+from appswitch.control.api import views
+from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
+from appswitch.control.link import SwitchDownError
+from appswitch.model import AppSpec
+
+router = APIRouter(prefix="/v1", tags=["tables"], responses=RESPONSES)
+
+
+def _specs(parts: Parts) -> dict[int, AppSpec]:
+    return {app_id: row.app for app_id, row in parts.registry.link.apps.items()}
+
+
+@router.get("/servers")
+async def list_servers(parts: TheParts, caller: TheCaller) -> views.Servers:
+    """The service table: every listening socket of apps that you may see."""
+    apps = _specs(parts)
+    rows = sorted(parts.registry.link.servers.values(), key=lambda row: row.since)
+    return views.Servers(
+        servers=[
+            views.server(row, parts.registry.node, parts.registry.cluster, apps.get(row.app_id))
+            for row in rows
+            if caller.sees(apps.get(row.app_id))
+        ]
+    )
+
+
+@router.get("/sockets")
+async def list_sockets(parts: TheParts, caller: TheCaller) -> views.Sockets:
+    """Every socket that the switch made for apps that you may see."""
+    rows = (await parts.registry.link.query("sockets")).sockets
+    apps = _specs(parts)
+    return views.Sockets(
+        sockets=[views.socket(row, parts.registry.node) for row in rows if caller.sees(apps.get(row.app_id))]
+    )
+
+
+@router.get("/connections")
+async def list_connections(parts: TheParts, caller: TheCaller) -> views.Connections:
+    """Every established connection with an end in an app that you may see."""
+    rows = (await parts.registry.link.query("connections")).connections
+    apps = _specs(parts)
+    return views.Connections(connections=[views.connection(row) for row in rows if caller.sees_connection(row, apps)])
+
+
+@router.get("/status")
+async def status(parts: TheParts, _: TheCaller) -> views.Status:
+    """How the daemon is doing."""
+    link, settings = parts.registry.link, parts.settings
+    try:
+        stats = (await link.query("stats")).stats
+    except SwitchDownError:
+        stats = {}
+    return views.Status(
+        version=appswitch.__version__,
+        node=settings.node,
+        cluster=settings.cluster,
+        run_dir=settings.run_dir.directory,
+        transport=settings.transport,
+        pids={"keeper": settings.keeper, "switch": link.pid, "control": os.getpid()},
+        uptime=time.monotonic() - parts.started,
+        apps=len(link.apps),
+        servers=len(link.servers),
+        stats=stats,
+    )

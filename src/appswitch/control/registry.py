@@ -1,0 +1,146 @@
+"""Registrations: from a checked request to an app that the switch knows and a token that its launcher attaches with."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+
+from appswitch.control.access import Caller
+from appswitch.control.link import SwitchLink
+from appswitch.control.problems import SLUGS, ProblemError
+from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Expose, Netns, Transport
+from appswitch.wire import Done
+
+TOKEN_BYTES = 32
+EXPIRES = 30.0  # seconds in which a launcher has to attach
+MAX_WAITING = 512  # registrations of one user that no launcher has used yet
+FIRST_FREE_PORT = 1024  # below it a port is root's to give, ip(7)
+
+_log = structlog.get_logger(part="registry")
+
+
+class NewApp(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants to run: every value is checked already (`validate`)."""
+
+    command: tuple[str, ...]
+    name: str | None = None
+    ips: tuple[str, ...] = ()
+    labels: dict[str, str] | None = None  # None: the default ones
+    expose: tuple[Expose, ...] = ()
+    netns: Netns = "new"
+    transport: Transport | None = None  # None: the daemon's default
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """An app that the switch knows now, and what its launcher proves that with."""
+
+    app: AppSpec
+    token: bytes
+    expires: float  # seconds
+
+
+class AppIds:
+    """Identifiers 1..2**32-1 in an order without repetition, from a random start: none is used twice.
+
+    A linear congruential generator whose period is the whole range (Hull and Dobell: odd increment, multiplier - 1
+    divisible by 4). They are names, not secrets.
+    """
+
+    def __init__(self, start: int | None = None) -> None:
+        self._last = secrets.randbits(32) if start is None else start
+
+    def next(self, used: Iterable[int]) -> int:
+        """The next one that is not among ``used``."""
+        while True:
+            self._last = (1664525 * self._last + 1013904223) % (1 << 32)
+            if self._last and self._last not in used:
+                return self._last
+
+
+class Registry:
+    """Who may register what, and the asking of the switch."""
+
+    def __init__(self, link: SwitchLink, node: str, cluster: str, transport: Transport) -> None:
+        self.link = link
+        self.node = node
+        self.cluster = cluster
+        self.transport: Transport = transport
+        self.stopping = False
+        self._ids = AppIds()
+        self._asked: dict[int, AppSpec] = {}  # told to the switch, not answered yet
+
+    async def register(self, new: NewApp, caller: Caller) -> Registration:
+        """Raises ProblemError: not allowed, taken by another user, refused by the switch."""
+        if self.stopping:
+            raise ProblemError("stopping", "the daemon is about to end")
+        caller.must_write()
+        self._check_ports(new, caller)
+        self._check_ips(new, caller)
+        self._check_number(caller)
+        app = AppSpec(
+            id=self._ids.next(self.link.apps.keys() | self._asked.keys()),
+            uid=caller.uid,
+            gid=caller.gid,
+            node=self.node,
+            cluster=self.cluster,
+            command=new.command,
+            created=time.time(),
+            name=new.name,
+            ips=new.ips,
+            labels=dict(DEFAULT_LABELS) if new.labels is None else new.labels,
+            expose=new.expose,
+            netns=new.netns,
+            transport=new.transport or self.transport,
+        )
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._asked[app.id] = app
+        try:
+            _raise_refusal(await self.link.register(app, token, EXPIRES))
+        finally:
+            del self._asked[app.id]
+        _log.debug("registered", appid=app.appid, uid=app.uid, name=app.name, ips=app.ips)
+        return Registration(app=app, token=token, expires=EXPIRES)
+
+    async def forget(self, app_id: int, caller: Caller) -> None:
+        """Drop a registration that no launcher has used. Raises ProblemError."""
+        row = self.link.apps.get(app_id)
+        if row is None or not caller.sees(row.app):
+            raise ProblemError("no-such-app", f"no app has the id {app_id:08x}")
+        caller.must_own(row.app)
+        if row.phase is AppPhase.RUNNING:
+            raise ProblemError("app-running", f"app {app_id:08x} runs: it is forgotten when its last process ends")
+        _raise_refusal(await self.link.forget(app_id))
+
+    def _apps(self) -> Iterable[AppSpec]:
+        yield from (row.app for row in self.link.apps.values())
+        yield from (app for app in self._asked.values() if app.id not in self.link.apps)
+
+    def _check_ports(self, new: NewApp, caller: Caller) -> None:
+        for one in new.expose:
+            if one.host_port < FIRST_FREE_PORT and caller.uid != 0:
+                raise ProblemError("privileged-port", f"only root may expose on the host's port {one.host_port}")
+
+    def _check_ips(self, new: NewApp, caller: Caller) -> None:
+        """Nobody but an administrator becomes a backend beside another user's app."""
+        if caller.admin:
+            return
+        for app in self._apps():
+            for address in set(new.ips) & set(app.ips):
+                if app.uid != caller.uid:
+                    raise ProblemError("ip-in-use", f"{address} is in use by an app of another user")
+
+    def _check_number(self, caller: Caller) -> None:
+        waiting = [row.app for row in self.link.apps.values() if row.phase is AppPhase.REGISTERED]
+        waiting += self._asked.values()
+        if not caller.admin and sum(app.uid == caller.uid for app in waiting) >= MAX_WAITING:
+            raise ProblemError("too-many", f"{MAX_WAITING} registrations wait for their launchers already")
+
+
+def _raise_refusal(done: Done) -> None:
+    """Raises ProblemError if the switch said no. Its slugs are ours where we know them."""
+    if done.error:
+        raise ProblemError(done.error if done.error in SLUGS else "conflict", done.detail or done.error)

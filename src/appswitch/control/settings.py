@@ -1,0 +1,87 @@
+"""The daemon's options as control gets them: environment variables that ``ax daemon`` has checked and completed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+
+from appswitch.model import Transport
+from appswitch.paths import RunDir
+
+DEFAULT_PORT = 6664
+
+
+class SettingsError(ValueError):
+    """An option that control cannot work with. The text names the variable."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What control was told. See `from_environ` for the variables."""
+
+    run_dir: RunDir
+    node: str
+    cluster: str = "appswitch"
+    transport: Transport = "unix"
+    rest_port: int | Literal["auto"] = DEFAULT_PORT  # 0: only the Unix socket; auto: 6664 if nobody has it
+    token: str | None = None  # who sends it over TCP may do what the daemon's user may
+    token_file: Path | None = None  # read again on SIGHUP
+    idle_exit: float = 0.0  # seconds without an app after which the daemon ends; 0: never
+    keeper: int = 0  # pid of the parent; 0: none, control was started by hand
+
+
+def from_environ(env: Mapping[str, str]) -> Settings:
+    """Read ``AX_RUN_DIR`` (required) and ``AX_NODE_NAME``, ``_CLUSTER``, ``_TRANSPORT``, ``_REST_PORT`` and so on.
+
+    Raises SettingsError.
+    """
+    if not env.get("AX_RUN_DIR"):
+        raise SettingsError("AX_RUN_DIR is not set")
+    transport = env.get("AX_TRANSPORT") or "unix"
+    if transport not in ("unix", "tcp"):
+        raise SettingsError(f"AX_TRANSPORT is {transport!r}, neither unix nor tcp")
+    token_file = Path(env["AX_REST_TOKEN_FILE"]) if env.get("AX_REST_TOKEN_FILE") else None
+    return Settings(
+        run_dir=RunDir(os.path.abspath(env["AX_RUN_DIR"])),  # noqa: PTH100 - resolve() would follow links
+        node=env.get("AX_NODE_NAME") or platform.node(),
+        cluster=env.get("AX_CLUSTER") or "appswitch",
+        transport=cast("Transport", transport),
+        rest_port=_port(env.get("AX_REST_PORT") or str(DEFAULT_PORT)),
+        token=read_token(token_file) if token_file else env.get("AX_REST_TOKEN") or None,
+        token_file=token_file,
+        idle_exit=_seconds(env.get("AX_IDLE_EXIT") or "0"),
+        keeper=int(env.get("AX_KEEPER_PID") or "0"),
+    )
+
+
+def read_token(path: Path) -> str:
+    """The first line of a token file. Raises SettingsError if there is none of at least 16 characters."""
+    try:
+        token = path.read_text("utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as err:
+        raise SettingsError(f"cannot read the REST token from {path}: {err}") from None
+    if len(token) < 16:
+        raise SettingsError(f"the REST token in {path} is shorter than 16 characters")
+    return token
+
+
+def _port(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise SettingsError(f"AX_REST_PORT is {text!r}, neither 0..65535 nor auto")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise SettingsError(f"AX_IDLE_EXIT is {text!r}, not a number of seconds")
+    return seconds

@@ -1,0 +1,116 @@
+"""From what users write to values of the model: pure functions that raise ValueError with a sentence that helps."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+
+from appswitch.model import Expose
+
+MAX_LABELS = 64
+MAX_EXPOSE = 256
+
+# RFC 1123 section 2.1, RFC 1035 section 2.3.1: what may stand between two dots of a host name.
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# As Kubernetes has them, so that labels can be taken over from there: [prefix/]name, and a value that may be empty.
+_LABEL_KEY = re.compile(r"([A-Za-z0-9][-A-Za-z0-9.]{0,252}/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_EXPOSE = re.compile(r"(?P<internal>[0-9]+):((\[(?P<v6>[^]]*)]|(?P<ip>[^:\[\]]*)):)?(?P<port>[0-9]+)")
+
+_IP_FORMS = "give an IPv4 address such as 10.1.2.3 or an IPv6 address such as fd00::1"
+_EXPOSE_FORMS = "give INTERNAL:HOSTPORT, INTERNAL:NODE-IP:HOSTPORT or INTERNAL:[NODE-IPV6]:HOSTPORT, such as 80:8080"
+
+
+def ip(text: str) -> str:
+    """A virtual address in its canonical form. Raises ValueError."""
+    if "/" in text:
+        raise ValueError(f"{text!r} has a prefix length, and an app has one address: {_IP_FORMS}")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address: {_IP_FORMS}") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            raise ValueError(f"{text!r} is an IPv4 address written as IPv6: give {address.ipv4_mapped}")
+        if address.is_link_local or address.scope_id:
+            raise ValueError(f"{text!r} is valid on one link only: {_IP_FORMS}")
+    for bad, what in (
+        (address.is_unspecified, "no address at all"),
+        (address.is_loopback, "a loopback address, which means the app itself"),
+        (address.is_multicast or str(address) == "255.255.255.255", "an address of many"),
+    ):
+        if bad:
+            raise ValueError(f"{text!r} is {what}: {_IP_FORMS}")
+    return str(address)
+
+
+def ips(texts: Sequence[str]) -> tuple[str, ...]:
+    """At most one address of each family, IPv4 first. Raises ValueError."""
+    found: dict[int, str] = {}
+    for text in texts:
+        address = ip(text)
+        version = ipaddress.ip_address(address).version
+        if found.setdefault(version, address) != address:
+            raise ValueError(f"an app has at most one IPv{version} address: {found[version]} and {address} are two")
+    return tuple(found[version] for version in sorted(found))
+
+
+def name(text: str) -> str:
+    """A host name's label, in lower case. Raises ValueError."""
+    if not _NAME.fullmatch(text.lower()) or not text.isascii():
+        raise ValueError(f"{text!r} is not a name: give 1 to 63 letters, digits and hyphens, no hyphen at either end")
+    return text.lower()
+
+
+def labels(given: Mapping[str, str]) -> dict[str, str]:
+    """Keys and values as Kubernetes allows them. Raises ValueError."""
+    if len(given) > MAX_LABELS:
+        raise ValueError(f"{len(given)} labels are too many: at most {MAX_LABELS}")
+    for key, value in given.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is not a label's key: letters, digits and -_. between them, at most 63")
+        if not _LABEL_VALUE.fullmatch(value):
+            raise ValueError(f"{value!r} is not a label's value: letters, digits and -_. between them, at most 63")
+    return dict(given)
+
+
+def expose(text: str) -> Expose:
+    """``INTERNAL:HOSTPORT``, ``INTERNAL:IP:HOSTPORT`` or ``INTERNAL:[IPV6]:HOSTPORT``. Raises ValueError."""
+    match = _EXPOSE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} does not say what to expose where: {_EXPOSE_FORMS}")
+    host = match["v6"] if match["v6"] is not None else match["ip"]
+    return Expose(
+        internal=_port(match["internal"], text),
+        host_port=_port(match["port"], text),
+        host_ip="0.0.0.0" if host is None else _node_ip(host, text, 6 if match["v6"] is not None else 4),  # noqa: S104
+    )
+
+
+def exposes(texts: Sequence[str]) -> tuple[Expose, ...]:
+    """Several, of which no two may want the same port of the host. Raises ValueError."""
+    if len(texts) > MAX_EXPOSE:
+        raise ValueError(f"{len(texts)} exposed ports are too many: at most {MAX_EXPOSE}")
+    found: dict[tuple[str, int], Expose] = {}
+    for text in texts:
+        one = expose(text)
+        if found.setdefault((one.host_ip, one.host_port), one) != one:
+            raise ValueError(f"{text!r}: the host's port {one.host_port} cannot lead to two ports")
+    return tuple(found.values())
+
+
+def _port(text: str, whole: str) -> int:
+    if len(text) > 5 or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{whole!r}: {text} is not a port, which is 1 to 65535")
+    return int(text)
+
+
+def _node_ip(text: str, whole: str, version: int) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{whole!r}: {text!r} is not an address of this node: {_EXPOSE_FORMS}") from None
+    if address.version != version or address.is_multicast:
+        raise ValueError(f"{whole!r}: {text!r} cannot be listened on so: {_EXPOSE_FORMS}")
+    return str(address)

@@ -1,0 +1,102 @@
+"""The nouns everything else speaks: frozen values, no behaviour that touches the world.
+
+An *app* is one ``ax run``: a process tree with its own view of the network. Addresses here are
+*virtual* (what apps see) unless a name says ``actual`` (what the host's network sees).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+Netns = Literal["new", "host"]
+Transport = Literal["unix", "tcp"]
+
+DEFAULT_LABELS = {"zone": "default"}
+
+
+class Expose(msgspec.Struct, frozen=True):
+    """``--expose INTERNAL:HOSTPORT`` and its longer forms: a host port that leads to an app's port."""
+
+    internal: int
+    host_port: int
+    host_ip: str = "0.0.0.0"  # noqa: S104 - the documented default: every address of the node
+
+    def __str__(self) -> str:
+        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
+        return f"{self.internal}:{host}:{self.host_port}"
+
+
+class AppSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``ax run`` asked for, completed by control: all that the switch needs to serve the app."""
+
+    id: int  # 1..2**32-1, unique in the daemon's life time, never used twice
+    uid: int  # who ran it (SO_PEERCRED of the registration)
+    gid: int
+    node: str
+    cluster: str
+    command: tuple[str, ...]
+    created: float  # seconds since the epoch
+    name: str | None = None
+    ips: tuple[str, ...] = ()  # canonical text forms, at most one IPv4 and one IPv6
+    labels: dict[str, str] = {}
+    expose: tuple[Expose, ...] = ()
+    netns: Netns = "new"
+    transport: Transport = "unix"
+
+    @property
+    def appid(self) -> str:
+        """The id as users see it: eight hexadecimal digits."""
+        return f"{self.id:08x}"
+
+
+class AppPhase(enum.Enum):
+    """``registered``: known, its launcher has not come yet. ``running``: attached. It is forgotten when it ends."""
+
+    REGISTERED = "registered"
+    RUNNING = "running"
+
+
+class AppRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An app as ``ax get apps`` shows it."""
+
+    app: AppSpec
+    phase: AppPhase
+    pid: int  # of the launcher, which became the program; 0 before it came
+    attached: float | None = None
+
+
+class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One listening socket of one app: a line of the service table."""
+
+    app_id: int
+    proto: Literal["tcp", "udp"]
+    service_ip: str  # virtual address it listens on; "0.0.0.0" / "::" for a wildcard
+    service_port: int
+    actual: tuple[str, ...]  # host TCP addresses that lead there ("127.0.0.1:41000"), empty when Unix only
+    since: float
+
+
+class SocketRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One socket that the switch made for an app."""
+
+    id: int  # SO_COOKIE
+    app_id: int
+    inode: int
+    proto: Literal["tcp", "udp"]
+    flags: tuple[str, ...]  # of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp
+    bind_ip: str  # "ip:port" or ""
+    backlog: int
+
+
+class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One established connection with at least one end in an app of this node."""
+
+    client_app: int  # 0: not an app (came in through --expose)
+    server_app: int  # 0: not an app (the host or beyond)
+    proto: Literal["tcp", "udp"]
+    client: str  # virtual "ip:port"
+    server: str  # virtual "ip:port"
+    transport: Transport

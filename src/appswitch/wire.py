@@ -1,0 +1,135 @@
+"""What the switch and control say to each other, over ``$AX_RUN_DIR/switch.sock``.
+
+A stream of frames: a four-byte big-endian length, then one msgpack message. Control connects (again and
+again, if the switch was restarted) and gets a `Welcome` first: the complete state. Every request carries a
+``seq`` that its one reply repeats. Events come unasked. See docs/design/wire.md.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from appswitch.model import AppRow, AppSpec, ConnectionRow, ServerRow, SocketRow
+
+VERSION = 1
+MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
+
+
+class Register(msgspec.Struct, frozen=True, tag=True):
+    """Make an app known. Its launcher must attach with ``token`` (32 bytes, used once) within ``expires`` seconds."""
+
+    seq: int
+    app: AppSpec
+    token: bytes
+    expires: float = 30.0
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Drop a registration whose launcher never came. A running app is forgotten when it ends, not before."""
+
+    seq: int
+    app_id: int
+
+
+class Query(msgspec.Struct, frozen=True, tag=True):
+    """Ask for rows of one of: apps, servers, sockets, connections, stats."""
+
+    seq: int
+    what: str
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Register` and `Forget`. ``error`` is empty on success, else a slug and its explanation."""
+
+    seq: int
+    error: str = ""
+    detail: str = ""
+
+
+class Rows(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Query`: only the field that was asked for is filled."""
+
+    seq: int
+    apps: tuple[AppRow, ...] = ()
+    servers: tuple[ServerRow, ...] = ()
+    sockets: tuple[SocketRow, ...] = ()
+    connections: tuple[ConnectionRow, ...] = ()
+    stats: dict[str, float] = {}
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """The first message of a connection: every app and server that the switch knows."""
+
+    version: int
+    pid: int
+    apps: tuple[AppRow, ...]
+    servers: tuple[ServerRow, ...]
+
+
+class AppChanged(msgspec.Struct, frozen=True, tag=True):
+    """An app attached."""
+
+    row: AppRow
+
+
+class AppGone(msgspec.Struct, frozen=True, tag=True):
+    """An app ended, or its registration expired."""
+
+    app_id: int
+
+
+class ServerUp(msgspec.Struct, frozen=True, tag=True):
+    """An app called listen(2)."""
+
+    row: ServerRow
+
+
+class ServerDown(msgspec.Struct, frozen=True, tag=True):
+    """A listening socket went."""
+
+    row: ServerRow
+
+
+ToSwitch = Register | Forget | Query
+ToControl = Done | Rows | Welcome | AppChanged | AppGone | ServerUp | ServerDown
+
+_encoder = msgspec.msgpack.Encoder()
+_to_switch: msgspec.msgpack.Decoder[ToSwitch] = msgspec.msgpack.Decoder(ToSwitch)
+_to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
+
+
+def frame(message: ToSwitch | ToControl) -> bytes:
+    """One message as it goes over the stream."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+class Unframer:
+    """Cuts a byte stream into frames. ``feed`` returns the complete bodies; a partial one is kept."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Raises ValueError when a frame claims more than `MAX_FRAME`."""
+        self._buffer += data
+        bodies: list[bytes] = []
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if size > MAX_FRAME:
+                raise ValueError(f"frame of {size} bytes")
+            if len(self._buffer) < 4 + size:
+                break
+            bodies.append(bytes(self._buffer[4 : 4 + size]))
+            del self._buffer[: 4 + size]
+        return bodies
+
+
+def decode_to_switch(body: bytes) -> ToSwitch:
+    """Raises msgspec.MsgspecError on anything that is not such a message."""
+    return _to_switch.decode(body)
+
+
+def decode_to_control(body: bytes) -> ToControl:
+    """Raises msgspec.MsgspecError on anything that is not such a message."""
+    return _to_control.decode(body)
