@@ -1,0 +1,82 @@
+"""Fixtures of the tests with real programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.world import Bare, Switched, World
+from harness import Addresses, Daemon
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bare", action="store_true", help="e2e: without ax, on a bridge, what plain Linux can do")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "also(kind…): e2e: run the test in these worlds too: tcp, rootless")
+
+
+def _bare(config: pytest.Config) -> bool:
+    return bool(config.getoption("bare", default=False))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``@pytest.mark.also("tcp", "rootless")`` repeats a test over TCP, and as an unprivileged user."""
+    also = metafunc.definition.get_closest_marker("also")
+    if also and "kind" in metafunc.fixturenames and not _bare(metafunc.config):
+        metafunc.parametrize("kind", ["unix", *also.args])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--bare`` leaves out what uses the daemon itself: there is none."""
+    if _bare(config):
+        ours = {"switched", "wire", "daemon", "daemon_factory", "rootless_daemon"}
+        left_out = [item for item in items if ours & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def kind() -> str:
+    """Which world: unix, tcp (the same daemon, ``--transport tcp``), or rootless; parametrized by the mark ``also``."""
+    return "unix"
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, addresses: Addresses, kind: str) -> Iterator[World]:
+    """Where the test's programs run: under ax, or bare with ``--bare``."""
+    made: World
+    if _bare(request.config):
+        made = Bare(addresses)
+    elif kind == "rootless":
+        made = Switched(request.getfixturevalue("rootless_daemon"), addresses)
+    else:
+        made = Switched(request.getfixturevalue("daemon"), addresses, "tcp" if kind == "tcp" else "")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def switched(daemon: Daemon, addresses: Addresses) -> Iterator[Switched]:
+    """As `world`, for what only ax can do."""
+    with Switched(daemon, addresses) as made:
+        yield made
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, kind: str) -> Iterator[Path]:
+    """A directory that every user can reach, unlike ``tmp_path``, owned by who runs the apps; gone after the test."""
+    path = Path(tempfile.mkdtemp(prefix="axt-place-", dir="/tmp"))
+    path.chmod(0o755)
+    if kind == "rootless":
+        user = request.getfixturevalue("rootless")
+        os.chown(path, user.uid, user.gid)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

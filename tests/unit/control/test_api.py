@@ -1,0 +1,445 @@
+"""The API as its callers see it, without sockets: who they are is told by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.control.conftest import Connect, until
+from tests.unit.control.fake_switch import FakeSwitch
+
+from appswitch import wire
+from appswitch.control import registry
+from appswitch.control.access import Peer, caller
+from appswitch.control.api import events
+from appswitch.control.api.deps import Parts
+from appswitch.control.link import SwitchLink
+from appswitch.control.problems import SLUGS
+from appswitch.control.registry import AppIds
+from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, ServerRow, SocketRow
+
+pytestmark = pytest.mark.usefixtures("as_root_daemon")
+
+ALICE, BOB = 1000, 1001
+
+
+def problem(answer: httpx.Response, slug: str) -> dict[str, Any]:
+    """The body of an error, after what all errors have was checked."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["type"] == f"urn:appswitch:problem:{slug}"
+    assert (answer.status_code, body["title"]) == SLUGS[slug]
+    assert body["status"] == answer.status_code
+    assert body["detail"]
+    assert body["instance"] == answer.request.url.path
+    return body
+
+
+async def register(client: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
+    answer = await client.post("/v1/apps", json={"command": ["sleep", "9"], **more})
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+# --- registering -----------------------------------------------------------------------------------------------------
+
+
+async def test_register(connect: Connect, switch: FakeSwitch, parts: Parts) -> None:
+    answer = await connect(uid=ALICE).post(
+        "/v1/apps",
+        json={
+            "command": ["web", "--x"],
+            "name": "Web",
+            "ips": ["FD00::1", "10.1.1.1"],
+            "labels": {"zone": "a", "x": "y"},
+            "expose": ["80:8080", "81:[::]:8081"],
+            "netns": "host",
+            "transport": "tcp",
+        },
+    )
+    assert answer.status_code == 201
+    made = answer.json()
+    assert made["appid"] == f"{made['id']:08x}"
+    assert answer.headers["location"] == f"/v1/apps/{made['appid']}"
+    assert answer.headers["cache-control"] == "no-store"
+    attach = str(parts.settings.run_dir.attach)
+    assert (made["attach"], made["launcher"]) == (attach, ["--attach", attach])
+    told = switch.asked[-1]
+    assert isinstance(told, wire.Register)
+    assert bytes.fromhex(made["token"]) == told.token
+    assert len(told.token) == 32
+    assert (told.app.uid, told.app.gid, told.app.node, told.app.cluster) == (ALICE, ALICE, "n1", "appswitch")
+    assert told.app.ips == ("10.1.1.1", "fd00::1")
+    assert told.app.labels == {"zone": "a", "x": "y"}
+    assert [str(one) for one in told.app.expose] == made["app"]["expose"] == ["80:0.0.0.0:8080", "81:[::]:8081"]
+    assert (told.app.name, told.app.netns, told.app.transport) == ("web", "host", "tcp")
+    assert made["app"]["zones"] == ["a"]
+
+
+async def test_register_with_defaults(connect: Connect, switch: FakeSwitch) -> None:
+    made = await register(connect(uid=0))
+    assert made["launcher"][-1] == "--new-netns"
+    app = made["app"]
+    assert (app["ips"], app["labels"], app["expose"], app["name"]) == ([], {"zone": "default"}, [], None)
+    assert (app["netns"], app["transport"], app["driver"]) == ("new", "unix", "user")
+
+
+async def test_given_labels_replace_the_default(connect: Connect) -> None:
+    made = await register(connect(uid=0), labels={"a": "b"})
+    assert (made["app"]["labels"], made["app"]["zones"]) == ({"a": "b"}, [])
+
+
+async def test_tokens_and_ids_differ(connect: Connect) -> None:
+    client = connect(uid=0)
+    made = [await register(client) for _ in range(20)]
+    assert len({one["id"] for one in made}) == len({one["token"] for one in made}) == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "what"),
+    [
+        ({}, ["command"], "Field required"),
+        ({"command": []}, ["command"], "at least 1 item"),
+        ({"command": "sleep"}, ["command"], "valid list"),
+        ({"command": [1]}, ["command", 0], "valid string"),
+        ({"ips": ["10.1.1.1", "10.1.1.300"]}, ["ips", 1], "'10.1.1.300' is not an IP address: give"),
+        ({"ips": ["10.1.1.1", "10.1.1.2"]}, ["ips"], "at most one IPv4 address"),
+        ({"name": "a b"}, ["name"], "'a b' is not a name"),
+        ({"labels": {"a": "b c"}}, ["labels"], "is not a label's value"),
+        ({"labels": {"a": 1}}, ["labels", "a"], "valid string"),
+        ({"expose": ["80:8080", "x"]}, ["expose", 1], "give INTERNAL:HOSTPORT"),
+        ({"expose": ["80:8080", "81:8080"]}, ["expose"], "cannot lead to two ports"),
+        ({"netns": "old"}, ["netns"], "'new' or 'host'"),
+        ({"transport": "udp"}, ["transport"], "'unix' or 'tcp'"),
+        ({"ip": "10.1.1.1"}, ["ip"], "Extra inputs are not permitted"),
+    ],
+)
+async def test_invalid(connect: Connect, switch: FakeSwitch, body: dict[str, Any], path: list[Any], what: str) -> None:
+    whole = body if "command" in body or not body else {"command": ["x"], **body}
+    found = problem(await connect(uid=0).post("/v1/apps", json=whole), "invalid")
+    assert [one["path"] for one in found["errors"]] == [path]
+    assert what in found["errors"][0]["detail"]
+    assert found["errors"][0]["detail"] in found["detail"]
+    assert switch.asked == []
+
+
+async def test_all_errors_at_once(connect: Connect) -> None:
+    body = {"command": ["x"], "ips": ["a", "b"], "name": "-"}
+    found = problem(await connect(uid=0).post("/v1/apps", json=body), "invalid")
+    assert [one["path"] for one in found["errors"]] == [["name"], ["ips", 0], ["ips", 1]]
+
+
+async def test_not_json(connect: Connect) -> None:
+    client = connect(uid=0)
+    json = {"content-type": "application/json"}
+    problem(await client.post("/v1/apps", content=b"{", headers=json), "malformed-json")
+    problem(await client.post("/v1/apps", content=b"\xff", headers=json), "bad-request")
+    said = problem(await client.post("/v1/apps", content=b'{"command": ["x"]}'), "invalid")
+    assert said["detail"] == "the body must be application/json"
+    problem(await client.post("/v1/apps", content=b"[]", headers=json), "invalid")
+    problem(await client.post("/v1/apps", headers=json), "invalid")
+
+
+async def test_endless_bodies(connect: Connect) -> None:
+    async def endless() -> Any:
+        for _ in range(300):
+            yield b"x" * 10_000
+
+    client = connect(uid=0)
+    problem(await client.post("/v1/apps", content=b"x" * ((1 << 20) + 1)), "too-large")
+    problem(await client.post("/v1/apps", content=endless(), headers={"content-type": "application/json"}), "too-large")
+
+
+async def test_only_root_exposes_low_ports(connect: Connect) -> None:
+    await register(connect(uid=0), expose=["80:80"])
+    await register(connect(uid=ALICE), expose=["80:1024"])
+    body = {"command": ["x"], "expose": ["8080:1023"]}
+    said = problem(await connect(uid=ALICE).post("/v1/apps", json=body), "privileged-port")
+    assert said["detail"] == "only root may expose on the host's port 1023"
+
+
+async def test_nobody_takes_anothers_address(connect: Connect) -> None:
+    body = {"command": ["x"], "ips": ["10.1.1.1"]}
+    await register(connect(uid=ALICE), ips=["10.1.1.1", "fd00::1"])
+    await register(connect(uid=ALICE), ips=["10.1.1.1"])
+    problem(await connect(uid=BOB).post("/v1/apps", json=body), "ip-in-use")
+    problem(await connect(uid=BOB).post("/v1/apps", json={**body, "ips": ["FD00:0::1"]}), "ip-in-use")
+    await register(connect(uid=BOB), ips=["10.1.1.2"])
+    await register(connect(uid=0), ips=["10.1.1.1"])
+    await register(connect(uid=0), ips=["10.1.1.3"])
+    problem(await connect(uid=BOB).post("/v1/apps", json={**body, "ips": ["10.1.1.3"]}), "ip-in-use")
+
+
+async def test_nor_at_the_same_moment(connect: Connect) -> None:
+    body = {"command": ["x"], "ips": ["10.1.1.1"]}
+    answers = await asyncio.gather(*(connect(uid=uid).post("/v1/apps", json=body) for uid in (ALICE, BOB)))
+    assert sorted(one.status_code for one in answers) == [201, 409]
+
+
+async def test_an_address_is_free_when_its_app_is_gone(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    made = await register(connect(uid=ALICE), ips=["10.1.1.1"])
+    switch.end(made["id"])
+    await until(lambda: not link.apps)
+    await register(connect(uid=BOB), ips=["10.1.1.1"])
+
+
+async def test_a_user_has_so_many_waiting(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_WAITING", 2)
+    for _ in range(2):
+        await register(connect(uid=ALICE))
+    problem(await connect(uid=ALICE).post("/v1/apps", json={"command": ["x"]}), "too-many")
+    await register(connect(uid=BOB))
+
+
+@pytest.mark.parametrize(("error", "slug"), [("port-in-use", "port-in-use"), ("full-moon", "conflict")])
+async def test_the_switch_says_no(connect: Connect, switch: FakeSwitch, error: str, slug: str) -> None:
+    switch.refuse = (error, "because")
+    said = problem(await connect(uid=0).post("/v1/apps", json={"command": ["x"]}), slug)
+    assert said["detail"] == "because"
+
+
+async def test_the_switch_is_away(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    link._timeout = 0.05
+    switch.deaf = True
+    client = connect(uid=0)
+    answer = await client.post("/v1/apps", json={"command": ["x"]})
+    problem(answer, "switch-unavailable")
+    assert answer.headers["retry-after"]
+    problem(await client.get("/v1/sockets"), "switch-unavailable")
+    assert (await client.get("/v1/apps")).json() == {"apps": []}
+    assert (await client.get("/v1/status")).json()["stats"] == {}
+
+
+async def test_stopping(connect: Connect, parts: Parts) -> None:
+    parts.registry.stopping = True
+    problem(await connect(uid=0).post("/v1/apps", json={"command": ["x"]}), "stopping")
+
+
+def test_ids_do_not_repeat() -> None:
+    ids = AppIds(start=2**32 - 5)
+    found = [ids.next({}) for _ in range(10_000)]
+    assert len(set(found)) == len(found)
+    assert all(0 < one < 2**32 for one in found)
+    zero = next(start for start in (AppIds(start=(-1013904223 * pow(1664525, -1, 1 << 32)) % (1 << 32)),))
+    assert zero.next({}) == 1013904223, "0 is left out"
+    taken = AppIds(start=7).next({})
+    assert AppIds(start=7).next({taken}) != taken
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+async def world(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> tuple[int, int]:
+    """An app of Alice and one of Bob, a server, socket and connection of each, and a connection between them."""
+    alice = (await register(connect(uid=ALICE), ips=["10.1.1.1"], name="a"))["id"]
+    bob = (await register(connect(uid=BOB), ips=["10.1.1.2"]))["id"]
+    for number, app in enumerate((alice, bob), 1):
+        switch.attach(app)
+        switch.listen(ServerRow(app_id=app, proto="tcp", service_ip="0.0.0.0", service_port=80 + number,
+                                actual=(), since=number))  # fmt: skip
+        switch.sockets.append(SocketRow(id=number, app_id=app, inode=number, proto="tcp", flags=("listening", "unix"),
+                                        bind_ip=f"10.1.1.{number}:80", backlog=5))  # fmt: skip
+    for client, server in ((alice, bob), (alice, 0), (0, bob)):
+        switch.connections.append(ConnectionRow(client_app=client, server_app=server, proto="tcp", client="c",
+                                                server="s", transport="unix"))  # fmt: skip
+    await until(lambda: len(link.servers) == 2)
+    return alice, bob
+
+
+async def test_everybody_sees_their_own(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    alice, bob = await world(connect, switch, link)
+
+    async def seen(**who: Any) -> tuple[list[int], list[int], list[int], int]:
+        client = connect(**who)
+        rows = {what: (await client.get(f"/v1/{what}")).json()[what]
+                for what in ("apps", "servers", "sockets", "connections")}  # fmt: skip
+        return (
+            [row["app"]["id"] for row in rows["apps"]],
+            [row["app_id"] for row in rows["servers"]],
+            [row["app_id"] for row in rows["sockets"]],
+            len(rows["connections"]),
+        )
+
+    assert await seen(uid=0) == await seen() == ([alice, bob], [alice, bob], [alice, bob], 3)
+    assert await seen(uid=ALICE) == ([alice], [alice], [alice], 2)
+    assert await seen(uid=BOB) == ([bob], [bob], [bob], 2)
+    assert await seen(uid=BOB + 1) == ([], [], [], 0)
+
+
+async def test_events_are_for_their_own(parts: Parts) -> None:
+    """Also when a server goes after its app."""
+    alice, bob = (AppRow(app=AppSpec(id=uid, uid=uid, gid=uid, node="n", cluster="c", command=("x",), created=1.0),
+                         phase=AppPhase.RUNNING, pid=1) for uid in (ALICE, BOB))  # fmt: skip
+    happened: list[wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown] = []
+    for row in (alice, bob):
+        server = ServerRow(app_id=row.app.id, proto="tcp", service_ip="::", service_port=1, actual=(), since=1.0)
+        happened += [wire.AppChanged(row), wire.ServerUp(server), wire.AppGone(row.app.id), wire.ServerDown(server)]
+    seen = events._Filter(parts, caller(Peer(1, ALICE, ALICE), None, None), None)
+    shown = [seen.view(event) for event in happened]
+    assert [view and view["type"] for view in shown] == [
+        "app-changed", "server-up", "app-gone", "server-down", None, None, None, None,
+    ]  # fmt: skip
+
+
+async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    alice, bob = await world(connect, switch, link)
+    client = connect(uid=0)
+    app = (await client.get(f"/v1/apps/{alice:08x}")).json()
+    assert app == (await client.get("/v1/apps")).json()["apps"][0]
+    assert (app["phase"], app["pid"], app["app"]["name"]) == ("running", 4242, "a")
+    assert (await client.get("/v1/servers")).json()["servers"][0] == {
+        "app_id": alice, "appid": f"{alice:08x}", "node": "n1", "cluster": "appswitch", "proto": "tcp",
+        "service_ip": "0.0.0.0", "service_port": 81, "service_addrs": ["10.1.1.1:81"], "actual": [], "since": 1.0,
+    }  # fmt: skip
+    assert (await client.get("/v1/sockets")).json()["sockets"][1] == {
+        "id": 2, "app_id": bob, "appid": f"{bob:08x}", "node": "n1", "inode": 2, "proto": "tcp",
+        "flags": ["listening", "unix"], "bind_ip": "10.1.1.2:80", "backlog": 5,
+    }  # fmt: skip
+    assert (await client.get("/v1/connections")).json()["connections"][1] == {
+        "proto": "tcp", "client": "c", "server": "s", "client_app": alice, "client_appid": f"{alice:08x}",
+        "server_app": 0, "server_appid": None, "transport": "unix",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("listens", "ips", "shown"),
+    [
+        ("10.1.1.1", ["10.1.1.1", "fd00::1"], ["10.1.1.1:80"]),
+        ("0.0.0.0", ["10.1.1.1", "fd00::1"], ["10.1.1.1:80"]),
+        ("::", ["10.1.1.1", "fd00::1"], ["10.1.1.1:80", "[fd00::1]:80"]),
+        ("0.0.0.0", ["fd00::1"], ["0.0.0.0:80"]),
+        ("::", [], ["[::]:80"]),
+    ],
+)
+async def test_wildcards(connect: Connect, switch: FakeSwitch, link: SwitchLink, listens: str, ips: list[str],
+                         shown: list[str]) -> None:  # fmt: skip
+    app = (await register(connect(uid=0), ips=ips))["id"]
+    switch.listen(ServerRow(app_id=app, proto="tcp", service_ip=listens, service_port=80, actual=(), since=1.0))
+    await until(lambda: len(link.servers) == 1)
+    assert (await connect(uid=0).get("/v1/servers")).json()["servers"][0]["service_addrs"] == shown
+
+
+async def test_words_of_commands_are_not_for_everybody(connect: Connect) -> None:
+    made = await register(connect(uid=ALICE), command=["curl", "--user", "me:secret"])
+    assert made["app"]["command"][1:] == ["--user", "me:secret"]
+    for path in ("/v1/apps", f"/v1/apps/{made['appid']}"):
+        assert "secret" in (await connect(uid=ALICE).get(path)).text
+        assert "secret" not in (await connect().get(path)).text
+
+
+async def test_status(connect: Connect, parts: Parts) -> None:
+    said = (await connect(uid=ALICE).get("/v1/status")).json()
+    assert (said["node"], said["cluster"], said["transport"], said["apps"]) == ("n1", "appswitch", "unix", 0)
+    assert said["pids"]["switch"] == parts.registry.link.pid
+    assert said["stats"] == {"calls": 7.0}
+    assert 0 <= said["uptime"] < 60
+
+
+# --- forgetting ------------------------------------------------------------------------------------------------------
+
+
+async def test_forget(connect: Connect, link: SwitchLink) -> None:
+    made = await register(connect(uid=ALICE))
+    path = f"/v1/apps/{made['appid']}"
+    problem(await connect(uid=BOB).delete(path), "no-such-app")
+    problem(await connect().delete(path), "read-only")
+    answer = await connect(uid=ALICE).delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    await until(lambda: not link.apps)
+    problem(await connect(uid=ALICE).delete(path), "no-such-app")
+
+
+async def test_a_running_app_is_not_forgotten(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    made = await register(connect(uid=0))
+    switch.attach(made["id"])
+    await until(lambda: link.apps[made["id"]].pid)
+    problem(await connect(uid=0).delete(f"/v1/apps/{made['appid']}"), "app-running")
+
+
+# --- who, and where --------------------------------------------------------------------------------------------------
+
+
+async def test_tcp_reads_and_a_token_changes(connect: Connect, parts: Parts) -> None:
+    body = {"command": ["x"]}
+    problem(await connect().post("/v1/apps", json=body), "read-only")
+    problem(await connect(headers={"authorization": "Bearer x"}).get("/v1/apps"), "bad-token")
+    parts.token = "0123456789abcdef"
+    answer = await connect(headers={"authorization": "Bearer x"}).get("/v1/apps")
+    problem(answer, "bad-token")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    problem(await connect().post("/v1/apps", json=body), "read-only")
+    trusted = connect(headers={"authorization": "Bearer 0123456789abcdef"})
+    made = await register(trusted, command=["x", "y"])
+    assert made["app"]["uid"] == 0
+    assert (await trusted.get("/v1/apps")).json()["apps"][0]["app"]["command"] == ["x", "y"]
+
+
+async def test_a_user_daemon_is_for_its_user(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: ALICE)
+    await register(connect(uid=ALICE))
+    await register(connect(uid=0))
+    said = problem(await connect(uid=BOB).get("/v1/apps"), "forbidden")
+    assert said["detail"] == "this daemon serves uid 1000 only, and you are uid 1001"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil", "10.0.0.1", "", "127.0.0.1:99", "[::2]"])
+async def test_foreign_hosts_over_tcp(connect: Connect, host: str) -> None:
+    problem(await connect().get("/v1/apps", headers={"host": host}), "misdirected")
+    assert (await connect(uid=0).get("/v1/apps", headers={"host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "[::1]", "localhost:80"])
+async def test_own_hosts_over_tcp(connect: Connect, host: str) -> None:
+    # httpx's transport says that the server's port is 80 here
+    answer = await connect().get("http://localhost:80/v1/apps", headers={"host": host})
+    assert answer.status_code in (200, 421 if ":80" in host else 200)
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/apps", "/v1/apps/", "/docs", "/redoc", "/openapi.json"])
+async def test_nothing_there(connect: Connect, path: str) -> None:
+    problem(await connect(uid=0).get(path), "not-found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/v1/apps"), ("POST", "/v1/servers"), ("DELETE", "/v1/apps"), ("PATCH", "/v1/status")]
+)
+async def test_methods(connect: Connect, method: str, path: str) -> None:
+    answer = await connect(uid=0).request(method, path)
+    problem(answer, "method-not-allowed")
+    assert "GET" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize("appid", ["00000000", "deadbeef"])
+async def test_no_such_app(connect: Connect, appid: str) -> None:
+    problem(await connect(uid=0).get(f"/v1/apps/{appid}"), "no-such-app")
+
+
+@pytest.mark.parametrize("appid", ["x", "DEADBEEF", "1", "000000001", "-0000001"])
+async def test_no_app_id(connect: Connect, appid: str) -> None:
+    problem(await connect(uid=0).get(f"/v1/apps/{appid}"), "invalid")
+
+
+async def test_own_mistakes_are_problems_too(connect: Connect, parts: Parts) -> None:
+    parts.registry.link.apps = None  # type: ignore[assignment]
+    said = problem(await connect(uid=0).get("/v1/apps"), "internal")
+    assert "log" in said["detail"]
+
+
+async def test_openapi(connect: Connect) -> None:
+    document = (await connect(uid=0).get("/v1/openapi.json")).json()
+    assert document["openapi"].startswith("3.")
+    assert set(document["paths"]) == {
+        "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
+    }  # fmt: skip
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    for one in operations:
+        assert list(one["responses"]["default"]["content"]) == ["application/problem+json"]
+        assert one["summary"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]

@@ -1,0 +1,225 @@
+"""What is given to the keeper, and what comes back from it: sd_notify(3), sd_listen_fds(3)."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appswitch._kernel import Fd
+from appswitch.model import AppSpec
+from appswitch.switch.keep import Keep, recovered
+from appswitch.switch.loop import Loop
+
+SRC = Path(__file__).parents[3] / "src"
+SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sleep", "1"), created=1.5)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with mmap.mmap(-1, 80) as journal:
+        one = Loop(-1, journal)
+        one.after(20, lambda: pytest.fail("the loop was not stopped"))
+        yield one
+        one.close()
+
+
+class Keeper:
+    """The other end of $NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.setblocking(False)
+
+    def receive(self) -> tuple[str, list[Fd]]:
+        message, fds, _, _ = socket.recv_fds(self.socket, 4096, 8)
+        return message.decode(), [Fd(fd) for fd in fds]
+
+    def empty(self) -> bool:
+        return not select.select([self.socket], [], [], 0)[0]
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    one = Keeper(tmp_path / "n")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+    yield one
+    one.socket.close()
+
+
+@pytest.fixture
+def keep(loop: Loop, keeper: Keeper) -> Iterator[Keep]:
+    one = Keep(loop)
+    yield one
+    assert one._socket is not None
+    one._socket.close()
+
+
+def listener() -> Fd:
+    return Fd(os.open("/dev/null", os.O_RDONLY))
+
+
+def test_without_a_keeper_nothing_is_kept(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    keep = Keep(loop)
+    keep.ready()
+    keep.app(SPEC, listener())
+    assert not keep._queue
+
+
+def test_ready(keep: Keep, keeper: Keeper) -> None:
+    keep.ready()
+    assert keeper.receive() == ("READY=1", [])
+
+
+def test_an_app_is_kept_with_its_notifier_and_what_it_asked_for(keep: Keep, keeper: Keeper) -> None:
+    given = listener()
+    keep.app(SPEC, given)
+    given.close()
+    message, (notifier,) = keeper.receive()
+    assert message == "FDSTORE=1\nFDNAME=app-00000abc"
+    assert Path(f"/proc/self/fd/{notifier.fileno()}").readlink() == Path("/dev/null")
+    message, (spec,) = keeper.receive()
+    assert message == "FDSTORE=1\nFDNAME=spec-00000abc"
+    assert msgspec.msgpack.decode(os.pread(spec.fileno(), 4096, 0), type=AppSpec) == SPEC
+    with pytest.raises(PermissionError):
+        os.pwrite(spec.fileno(), b"x", 0)
+    assert fcntl.fcntl(spec.fileno(), fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL
+    assert keeper.empty()
+
+
+def test_an_app_is_forgotten(keep: Keep, keeper: Keeper) -> None:
+    keep.forget_app("00000abc")
+    assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=app-00000abc", [])
+    assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=spec-00000abc", [])
+
+
+def test_the_journal_is_kept_without_a_look_at_its_state(keep: Keep, keeper: Keeper) -> None:
+    keep.journal(listener())
+    message, fds = keeper.receive()
+    assert message == "FDSTORE=1\nFDPOLL=0\nFDNAME=journal"
+    assert len(fds) == 1
+
+
+def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper, loop: Loop) -> None:
+    for number in range(200):
+        keep.forget_app(f"{number:08x}")
+    assert keep._queue
+    heard: list[str] = []
+
+    def listen(_events: int) -> None:
+        heard.append(keeper.receive()[0])
+        if len(heard) == 400:
+            loop.stop()
+
+    loop.watch(keeper.socket.fileno(), select.EPOLLIN, listen)
+    loop.run()
+    assert heard == [f"FDSTOREREMOVE=1\nFDNAME={kind}-{n:08x}" for n in range(200) for kind in ("app", "spec")]
+    assert not keep._queue
+    keep.ready()  # at once, again
+    assert keeper.receive() == ("READY=1", [])
+
+
+def test_a_keeper_that_is_gone_is_not_missed(keep: Keep, keeper: Keeper) -> None:
+    keeper.socket.close()
+    keep.ready()
+    keep.app(SPEC, listener())
+    assert not keep._queue
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+SUCCESSOR = """
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+from appswitch.switch.keep import recovered
+kept = recovered()
+print([(spec.appid, spec.command, os.readlink(f"/proc/self/fd/{fd.fileno()}")) for spec, fd in kept.apps])
+print(kept.journal is not None and os.pread(kept.journal.fileno(), 10, 0))
+print(sorted(kept.orphans))
+print([name for name in os.environ if name.startswith("LISTEN_")])
+def inherited(fd):
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return None
+print([inherited(fd) for fd in range(3, 3 + int(sys.argv[2]))])
+"""
+
+
+def memory(data: bytes) -> Fd:
+    fd = Fd(os.memfd_create("test"))
+    os.write(fd.fileno(), data)
+    return fd
+
+
+def successor(kept: list[tuple[str, Fd]], other_pid: int = 0) -> list[str]:
+    """What a process that gets these descriptors recovers: a line for each print of it."""
+    names = ":".join(name for name, _ in kept)
+    high = [Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD, 100)) for _, fd in kept]
+    moves = " ".join(f"{3 + n}<&{fd.fileno()} {fd.fileno()}<&-" for n, fd in enumerate(high))
+    done = subprocess.run(
+        [
+            "/bin/bash",
+            "-c",
+            f'exec "$@" {moves}',
+            "sh",
+            sys.executable,
+            "-c",
+            SUCCESSOR,
+            str(other_pid),
+            str(len(kept)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(SRC), "LISTEN_FDS": str(len(kept)), "LISTEN_FDNAMES": names},
+        pass_fds=[fd.fileno() for fd in high],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_successor_gets_back_what_was_kept() -> None:
+    other = msgspec.structs.replace(SPEC, id=0xDEF, command=("true",))
+    apps, journal, orphans, environment, inheritable = successor(
+        [
+            ("spec-00000abc", memory(msgspec.msgpack.encode(SPEC))),
+            ("journal", memory(b"some calls")),
+            ("app-00000abc", listener()),
+            ("spec-00000def", memory(msgspec.msgpack.encode(other))),
+            ("stored", listener()),
+        ]
+    )
+    assert apps == "[('00000abc', ('sleep', '1'), '/dev/null')]"
+    assert journal == "b'some calls'"
+    assert orphans == "['00000def']"
+    assert environment == "[]"
+    # An app's spec was read; what belongs to nobody is closed, too. The rest is not inherited by programs.
+    assert inheritable == "[None, False, False, None, None]"
+
+
+def test_descriptors_for_another_process_are_not_touched() -> None:
+    apps, journal, orphans, _, inheritable = successor([("journal", memory(b"some calls"))], other_pid=1)
+    assert (apps, journal, orphans) == ("[]", "False", "[]")
+    assert inheritable == "[True]"
+
+
+def test_nothing_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    assert recovered() == ([], None, [])
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "0")
+    monkeypatch.setenv("LISTEN_FDNAMES", "")
+    assert recovered() == ([], None, [])
+    assert "LISTEN_PID" not in os.environ
