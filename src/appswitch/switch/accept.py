@@ -60,28 +60,23 @@ def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
         return _take(switch, service, call, fd, flags)
 
     timeout = receive_timeout(fd, _SO_RCVTIMEO)
-    while service.parked and not switch.parking.holds(service.parked[0]):
-        service.parked.popleft()  # timed out, or interrupted
-    service.parked.append(switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN))
+    switch.parking.enqueue(switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN), service.parked)
     return LATER
 
 
 def purge(switch: Switch, service: Service) -> None:
     """Let go of the listener where its holder is gone: it may be that nobody else has it."""
-    parked = service.parked
-    while parked and not switch.parking.waits(parked[0]):
-        parked.popleft()
+    while service.parked and not switch.parking.waits(next(iter(service.parked))):
+        pass
 
 
 def wake(switch: Switch, service: Service) -> None:
     """Something arrived, or the socket was shut down: let those who wait try, the longest waiting first."""
-    parked = service.parked
-    while parked:
-        first = parked[0]
+    while service.parked:
+        first = next(iter(service.parked))
         switch.parking.retry(first)
-        if switch.parking.by_tid.get(first.call.tid) is first:
+        if first in service.parked:
             return  # nothing for it, so nothing for the others
-        parked.popleft()
 
 
 def receive_timeout(fd: Fd, option: int) -> float | None:

@@ -18,9 +18,9 @@ Attempt = Callable[[], Outcome | None]  # None: not yet
 
 
 class Parked:
-    """One waiting call."""
+    """One waiting call. It leaves its ``queue`` when its wait ends, however it ends."""
 
-    __slots__ = ("attempt", "call", "fd", "on_timeout", "slot", "timer", "watched")
+    __slots__ = ("attempt", "call", "fd", "on_timeout", "queue", "slot", "timer", "watched")
 
     def __init__(self, call: Call, fd: Fd, attempt: Attempt, on_timeout: Outcome) -> None:
         self.call = call
@@ -30,6 +30,10 @@ class Parked:
         self.timer: Timer | None = None
         self.watched = False
         self.slot = 0  # in the journal
+        self.queue: Queue | None = None
+
+
+Queue = dict[Parked, None]  # calls that wait for the same thing, the longest waiting first
 
 
 class Parking:
@@ -54,6 +58,7 @@ class Parking:
 
         Without ``events`` somebody else calls `retry`; ``fd`` is then only held.
         """
+        self.leave(call.tid)
         parked = Parked(call, fd, attempt, on_timeout)
         self.by_tid[call.tid] = parked
         parked.slot = self._journal.enter(call.notification)
@@ -98,15 +103,18 @@ class Parking:
         self.drop(parked)
         return False
 
-    def holds(self, parked: Parked) -> bool:
-        """Whether the call is still parked, as far as we know."""
-        return self.by_tid.get(parked.call.tid) is parked
+    def enqueue(self, parked: Parked, queue: Queue) -> None:
+        """It waits for the same thing as others."""
+        parked.queue = queue
+        queue[parked] = None
 
     def drop(self, parked: Parked) -> None:
         """Forget it without an answer. Its duplicate is closed."""
         if self.by_tid.get(parked.call.tid) is parked:
             del self.by_tid[parked.call.tid]
             self._journal.leave(parked.slot)
+            if parked.queue is not None:
+                parked.queue.pop(parked, None)
             if parked.watched:
                 self._loop.unwatch(parked.fd)
             parked.fd.close()

@@ -14,7 +14,7 @@ from appswitch.model import ServerRow
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch import naming
 from appswitch.switch.apps import App
-from appswitch.switch.parking import Parked
+from appswitch.switch.parking import Queue
 from appswitch.switch.sockets import Socket, Sockets
 
 _SOCK_STREAM = 1
@@ -62,7 +62,7 @@ class Service:
         self.backlog = backlog
         self.since = time.time()
         self.doors: list[Door] = []
-        self.parked: deque[Parked] = deque()  # accept(2) calls that wait
+        self.parked: Queue = {}  # accept(2) calls that wait
         self.returned: deque[Arrival] = deque()  # accepted, but the caller was gone
         self.rung = False  # a bell is in the queue
         self.watched = False  # for shutdown(2)

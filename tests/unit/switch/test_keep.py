@@ -20,7 +20,6 @@ from appswitch.model import AppSpec
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 
-SRC = Path(__file__).parents[3] / "src"
 SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sleep", "1"), created=1.5)
 
 
@@ -180,7 +179,7 @@ def successor(kept: list[tuple[str, Fd]], other_pid: int = 0) -> list[str]:
             str(other_pid),
             str(len(kept)),
         ],
-        env={**os.environ, "PYTHONPATH": str(SRC), "LISTEN_FDS": str(len(kept)), "LISTEN_FDNAMES": names},
+        env={**os.environ, "LISTEN_FDS": str(len(kept)), "LISTEN_FDNAMES": names},
         pass_fds=[fd.fileno() for fd in high],
         stdout=subprocess.PIPE,
         text=True,
