@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup(1) leaves it no shell could trap it: sh(1), "trap"
 
 from harness import Addresses, Daemon, Rootless, marks  # noqa: E402 - found through the line above
 

@@ -13,6 +13,7 @@ import msgspec
 
 Netns = Literal["new", "host"]
 Transport = Literal["unix", "tcp"]
+Protocol = Literal["tcp", "udp"]
 
 DEFAULT_LABELS = {"zone": "default"}
 
@@ -23,10 +24,43 @@ class Expose(msgspec.Struct, frozen=True):
     internal: int
     host_port: int
     host_ip: str = "0.0.0.0"  # noqa: S104 - the documented default: every address of the node
+    protocol: Protocol | None = None  # None: both
 
     def __str__(self) -> str:
         host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{self.internal}:{host}:{self.host_port}"
+        return f"{self.internal}:{host}:{self.host_port}" + (f"/{self.protocol}" if self.protocol else "")
+
+
+class HostPort(msgspec.Struct, frozen=True):
+    """``--host-port``: a port of the app's loopback that leads to a port of the host's loopback, TCP and UDP."""
+
+    internal: int
+    host_port: int
+
+    def __str__(self) -> str:
+        return f"{self.internal}:{self.host_port}"
+
+
+class EgressRule(msgspec.Struct, frozen=True):
+    """Where an app may (not) go outside. Exactly one of ``network`` and ``name`` is given."""
+
+    allow: bool
+    network: str = ""  # a CIDR in canonical form, "10.0.0.0/8"
+    name: str = ""  # a DNS name in lower case without the last dot; "*.example.com" is every name below example.com
+
+    def __str__(self) -> str:
+        return self.network or self.name
+
+
+class Egress(msgspec.Struct, frozen=True):
+    """What an app may reach outside: a deny rule wins, then an allow rule, then the default.
+
+    A name rule covers the addresses that the app has resolved through the daemon, and no others.
+    """
+
+    default: Literal["allow", "deny"] = "allow"
+    rules: tuple[EgressRule, ...] = ()
+    error: Literal["EACCES", "ECONNREFUSED"] = "EACCES"  # what a denied call fails with
 
 
 class AppSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +79,10 @@ class AppSpec(msgspec.Struct, frozen=True, kw_only=True):
     expose: tuple[Expose, ...] = ()
     netns: Netns = "new"
     transport: Transport = "unix"
+    interface: str | None = None  # of its network namespace, with its addresses; None: they are lo's
+    nameservers: tuple[str, ...] = ()  # where the app sends DNS queries; those are the daemon's to answer
+    egress: Egress = Egress()
+    host_ports: tuple[HostPort, ...] = ()
 
     @property
     def appid(self) -> str:
@@ -72,7 +110,7 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     """One listening socket of one app: a line of the service table."""
 
     app_id: int
-    proto: Literal["tcp", "udp"]
+    proto: Protocol
     service_ip: str  # virtual address it listens on; "0.0.0.0" / "::" for a wildcard
     service_port: int
     actual: tuple[str, ...]  # host TCP addresses that lead there ("127.0.0.1:41000"), empty when Unix only
@@ -85,7 +123,7 @@ class SocketRow(msgspec.Struct, frozen=True, kw_only=True):
     id: int  # SO_COOKIE
     app_id: int
     inode: int
-    proto: Literal["tcp", "udp"]
+    proto: Protocol
     flags: tuple[str, ...]  # of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp
     bind_ip: str  # "ip:port" or ""
     backlog: int
@@ -96,7 +134,7 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
 
     client_app: int  # 0: not an app (came in through --expose)
     server_app: int  # 0: not an app (the host or beyond)
-    proto: Literal["tcp", "udp"]
+    proto: Protocol
     client: str  # virtual "ip:port"
     server: str  # virtual "ip:port"
     transport: Transport

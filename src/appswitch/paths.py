@@ -51,6 +51,11 @@ class RunDir:
         return self.path / "switch.sock"
 
     @property
+    def dns(self) -> Path:
+        """Where control gets the sockets that it answers DNS queries on: Unix SOCK_DGRAM, mode 0600. `wire.NameServer`."""
+        return self.path / "dns.sock"
+
+    @property
     def sockets(self) -> Path:
         """Listening Unix sockets of apps: mode 0700. It is the switch's working directory."""
         return self.path / "s"

@@ -31,6 +31,16 @@ class Forget(msgspec.Struct, frozen=True, tag=True):
     app_id: int
 
 
+class Permit(msgspec.Struct, frozen=True, tag=True):
+    """The app has resolved a name of one of its egress rules: these are its addresses, for ``seconds``."""
+
+    seq: int
+    app_id: int
+    name: str  # as in the rule
+    ips: tuple[str, ...]
+    seconds: float
+
+
 class Query(msgspec.Struct, frozen=True, tag=True):
     """Ask for rows of one of: apps, servers, sockets, connections, stats."""
 
@@ -39,7 +49,7 @@ class Query(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The reply to `Register` and `Forget`. ``error`` is empty on success, else a slug and its explanation."""
+    """The reply to `Register`, `Forget` and `Permit`. ``error`` is empty on success, else a slug and its explanation."""
 
     seq: int
     error: str = ""
@@ -90,7 +100,19 @@ class ServerDown(msgspec.Struct, frozen=True, tag=True):
     row: ServerRow
 
 
-ToSwitch = Register | Forget | Query
+class NameServer(msgspec.Struct, frozen=True):
+    """Sockets at one of an app's `AppSpec.nameservers`, port 53, in the app's own network namespace.
+
+    One packet each on ``$AX_RUN_DIR/dns.sock`` (Unix SOCK_DGRAM, control's), from the switch: this in msgpack, and by
+    SCM_RIGHTS a UDP socket and a listening TCP socket, both bound. Sent when the app attaches, and for all apps
+    again when control connects to the switch; whoever gets them a second time closes the first.
+    """
+
+    app_id: int
+    address: str
+
+
+ToSwitch = Register | Forget | Permit | Query
 ToControl = Done | Rows | Welcome | AppChanged | AppGone | ServerUp | ServerDown
 
 _encoder = msgspec.msgpack.Encoder()

@@ -76,6 +76,12 @@ class Channel:
                     )
                 self._broadcast(wire.AppGone(app_id=app_id))
                 return wire.Done(seq=seq)
+            case wire.Permit(seq=seq, app_id=app_id):
+                app = self._switch.apps.get(app_id)
+                if app is None:
+                    return wire.Done(seq=seq, error="no-such-app", detail=f"no app {app_id:08x} runs")
+                app.permits.add(message.name, message.ips, message.seconds)
+                return wire.Done(seq=seq)
             case wire.Query(seq=seq, what=what):
                 return self._rows(seq, what)
 
