@@ -7,6 +7,7 @@ and mapped again only when an IPv6 socket's caller is told of it. So routing kno
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import NamedTuple, NewType
 
 MAPPED = bytes(10) + b"\xff\xff"
@@ -63,3 +64,42 @@ def is_multicast(ip: bytes) -> bool:
 def loopback_like(ip: bytes) -> bytes:
     """The loopback address of the same family."""
     return LOOPBACK4 if len(ip) == 4 else LOOPBACK6
+
+
+# What may stand between two dots of a host name: RFC 1123 section 2.1.
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^\[\]:]*)):(?P<port>[0-9]{1,5})")
+# In front of it stand a name (63), two labels of a service (16 each), and dots: 255 bytes in all, RFC 1035 2.3.4.
+MAX_DOMAIN = 150
+DNS_PORT = 53
+
+
+def parse_dns_domain(text: str) -> str:
+    """The domain that names of apps are in, in lower case without a last dot. Raises ValueError."""
+    name = text.lower().removesuffix(".")
+    if not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{text!r} is not a DNS name: give letters, digits and hyphens with dots between them")
+    if len(name) > MAX_DOMAIN:
+        raise ValueError(f"{text!r} has {len(name)} characters, and a domain for names may have {MAX_DOMAIN}")
+    if name.rpartition(".")[2] in ("arpa", "localhost"):
+        raise ValueError(f"{text!r} has a meaning of its own and cannot hold names of apps")
+    return name
+
+
+def parse_dns_servers(text: str) -> tuple[Address, ...]:
+    """``10.0.0.2,10.0.0.3:5353,fd00::2,[fd00::3]:5353``; nothing is no server. Raises ValueError."""
+    return tuple(_dns_server(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+
+def _dns_server(text: str) -> Address:
+    match = _WITH_PORT.fullmatch(text)
+    host, port = (match["v6"] or match["v4"] or "", int(match["port"])) if match else (text, DNS_PORT)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        ip = None
+    if ip is None or "%" in host or (match and (ip.version == 6) != (match["v6"] is not None)):
+        raise ValueError(f"{text!r} is not a name server: give IP, IPV4:PORT or [IPV6]:PORT")
+    if not 1 <= port <= 65535 or ip.is_unspecified or ip.is_multicast:
+        raise ValueError(f"{text!r}: nobody can be asked there")
+    return Address(ip.packed, port)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from appswitch import keeper
+from appswitch import address, keeper
 from appswitch.cli import node
 from appswitch.paths import RunDir, run_dir
 
@@ -51,10 +51,23 @@ def _host_name(_: click.Context, __: click.Parameter, value: Any) -> str | None:
     return None if value is None else _checked(node.host_name, str(value))
 
 
+def _dns_domain(_: click.Context, __: click.Parameter, value: Any) -> str:
+    """As control wants it."""
+    return _checked(address.parse_dns_domain, str(value))
+
+
+def _dns_servers(_: click.Context, __: click.Parameter, value: Any) -> str | None:
+    """A list (of a file) or text, as control wants it."""
+    if value is None:
+        return None
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return _checked(lambda given: ",".join(map(str, address.parse_dns_servers(given))), text)
+
+
 def _checked(check: Callable[[str], str], text: str) -> str:
     try:
         return check(text)
-    except node.NodeError as err:
+    except ValueError as err:  # NodeError is one
         raise click.BadParameter(str(err)) from None
 
 
@@ -79,10 +92,11 @@ def load_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str
     return path
 
 
-def _option(name: str, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A002 - click's word
+def _option(name: str, help: str, negated: bool = False, **more: Any) -> Callable[[F], F]:  # noqa: A002 - click's word
     variable = "AX_" + name[2:].replace("-", "_").upper()
     more.setdefault("show_default", more.get("default") is not None)
-    return click.option(name, help=help, envvar=variable, show_envvar=True, **more)
+    words = f"{name}/--no-{name[2:]}" if negated else name
+    return click.option(words, help=help, envvar=variable, show_envvar=True, **more)
 
 
 @click.command("daemon", epilog=EPILOG)
@@ -133,6 +147,22 @@ def _option(name: str, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A00
     type=click.Choice(["unix", "tcp"]),
     default="unix",
 )
+@_option("--dns", "Answer the DNS queries of apps, or leave them unanswered.", negated=True, default=True)
+@_option(
+    "--dns-domain",
+    "The domain that names of apps are in.",
+    type=click.UNPROCESSED,
+    callback=_dns_domain,
+    metavar="NAME",
+    default="appswitch.local",
+)
+@_option(
+    "--dns-servers",
+    "Who is asked for other names: IP, IPV4:PORT, [IPV6]:PORT.  [default: as in /etc/resolv.conf]",
+    type=click.UNPROCESSED,
+    callback=_dns_servers,
+    metavar="CSV",
+)
 @_option(
     "--idle-exit",
     "End when no app was there for so long; 0: never.",
@@ -163,6 +193,8 @@ def command(**options: Any) -> None:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

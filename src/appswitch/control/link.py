@@ -111,6 +111,14 @@ class SwitchLink:
         assert isinstance(answer, wire.Done)
         return answer
 
+    async def permit(self, app_id: int, name: str, ips: tuple[str, ...], seconds: float) -> wire.Done:
+        """Tell what the app has resolved the name of one of its egress rules to. Raises SwitchDownError."""
+        answer = await self._repeat(
+            lambda seq: wire.Permit(seq=seq, app_id=app_id, name=name, ips=ips, seconds=seconds)
+        )
+        assert isinstance(answer, wire.Done)
+        return answer
+
     async def query(self, what: str) -> wire.Rows:
         """Rows that are not mirrored: sockets, connections, stats. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Query(seq=seq, what=what))

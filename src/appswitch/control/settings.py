@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
+from appswitch.address import Address, parse_dns_domain, parse_dns_servers
 from appswitch.model import Transport
 from appswitch.paths import RunDir
 
 DEFAULT_PORT = 6664
+DEFAULT_DOMAIN = "appswitch.local"
+_SWITCH = {"1": True, "true": True, "0": False, "false": False}
+
+T = TypeVar("T")
 
 
 class SettingsError(ValueError):
@@ -31,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None  # who sends it over TCP may do what the daemon's user may
     token_file: Path | None = None  # read again on SIGHUP
     idle_exit: float = 0.0  # seconds without an app after which the daemon ends; 0: never
+    dns: bool = True  # answer apps' DNS queries
+    dns_domain: str = DEFAULT_DOMAIN  # NAME.DOMAIN is an app's, as is NAME alone
+    dns_servers: tuple[Address, ...] = ()  # for names that are no app's; empty: those of the host's resolv.conf
     keeper: int = 0  # pid of the parent; 0: none, control was started by hand
 
 
@@ -54,6 +62,9 @@ def from_environ(env: Mapping[str, str]) -> Settings:
         token=read_token(token_file) if token_file else env.get("AX_REST_TOKEN") or None,
         token_file=token_file,
         idle_exit=_seconds(env.get("AX_IDLE_EXIT") or "0"),
+        dns=_switch("AX_DNS", env.get("AX_DNS") or "1"),
+        dns_domain=_parsed("AX_DNS_DOMAIN", parse_dns_domain, env.get("AX_DNS_DOMAIN") or DEFAULT_DOMAIN),
+        dns_servers=_parsed("AX_DNS_SERVERS", parse_dns_servers, env.get("AX_DNS_SERVERS") or ""),
         keeper=int(env.get("AX_KEEPER_PID") or "0"),
     )
 
@@ -75,6 +86,20 @@ def _port(text: str) -> int | Literal["auto"]:
     if text.isascii() and text.isdigit() and int(text) <= 65535:
         return int(text)
     raise SettingsError(f"AX_REST_PORT is {text!r}, neither 0..65535 nor auto")
+
+
+def _switch(variable: str, text: str) -> bool:
+    value = _SWITCH.get(text.lower())
+    if value is None:
+        raise SettingsError(f"{variable} is {text!r}, neither true nor false")
+    return value
+
+
+def _parsed(variable: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as err:
+        raise SettingsError(f"{variable}: {err}") from None
 
 
 def _seconds(text: str) -> float:

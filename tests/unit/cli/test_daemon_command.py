@@ -46,6 +46,7 @@ def test_defaults(ax: Ax, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ax.keeper == {
         "AX_RUN_DIR": "/r", "AX_NODE_NAME": "host-1", "AX_NODE_IP": "v4 of None,v6", "AX_CLUSTER": "appswitch",
         "AX_PORTS": "40000-60000", "AX_REST_PORT": "6664", "AX_TRANSPORT": "unix", "AX_IDLE_EXIT": "0",
+        "AX_DNS": "1", "AX_DNS_DOMAIN": "appswitch.local",
         "AX_LOG_FORMAT": "console", "AX_LOG_LEVEL": "info",
     }  # fmt: skip
 
@@ -56,13 +57,15 @@ def test_all_options(ax: Ax, tmp_path: Path) -> None:
     done = ax(
         "--run-dir", "r", "--node-name", "n.example", "--node-interface", "127.0.0.1", "--cluster", "c", "--ports",
         "50000,40000-40010", "--rest-port", "0", "--rest-token-file", str(token), "--transport", "tcp", "--idle-exit",
-        "0.5", "--log-format", "json", "--log-level", "debug",
+        "0.5", "--log-format", "json", "--log-level", "debug", "--no-dns", "--dns-domain", "Apps.Example.",
+        "--dns-servers", "10.0.0.2, [fd00:0::2]:5353,fd00::3",
     )  # fmt: skip
     assert done.output == ""
     assert ax.keeper == {
         "AX_RUN_DIR": str(Path("r").absolute()), "AX_NODE_NAME": "n.example", "AX_NODE_IP": "127.0.0.1",
         "AX_CLUSTER": "c", "AX_PORTS": "40000-40010,50000", "AX_REST_PORT": "0", "AX_REST_TOKEN_FILE": str(token),
-        "AX_TRANSPORT": "tcp",
+        "AX_TRANSPORT": "tcp", "AX_DNS": "0", "AX_DNS_DOMAIN": "apps.example",
+        "AX_DNS_SERVERS": "10.0.0.2:53,[fd00::2]:5353,[fd00::3]:53",
         "AX_IDLE_EXIT": "0.5", "AX_LOG_FORMAT": "json", "AX_LOG_LEVEL": "debug",
     }  # fmt: skip
 
@@ -92,7 +95,7 @@ def test_command_line_then_environment_then_file(ax: Ax, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("frobnicate = 'x'", "there is no option 'frobnicate'; there are cluster, idle-exit,"),
+        ("frobnicate = 'x'", "there is no option 'frobnicate'; there are cluster, dns, dns-domain,"),
         ("config = 'x'", "there is no option 'config'"),
         ("cluster =", "Invalid value"),
         ("ports = 'x'", "'x' is neither a port nor a range"),
@@ -123,7 +126,16 @@ def test_bad_files(ax: Ax, tmp_path: Path, text: str, said: str) -> None:
         (["--cluster", "-"], "'-' is not a host name"),
         (["--idle-exit", "-1"], "x>=0"),
         (["--rest-token-file", "/nonexistent"], "'/nonexistent' does not exist"),
-        (["--dns"], "No such option"),
+        (["--dns-domain", "a..b"], "'a..b' is not a DNS name"),
+        (["--dns-domain", ""], "'' is not a DNS name"),
+        (["--dns-domain", "a" * 63 + "." + "b" * 63 + "." + "c" * 63], "has 191 characters"),
+        (["--dns-domain", "in-addr.arpa"], "has a meaning of its own"),
+        (["--dns-servers", "10.0.0.2,,"], "'' is not a name server"),
+        (["--dns-servers", "resolver.example"], "give IP, IPV4:PORT or [IPV6]:PORT"),
+        (["--dns-servers", "10.0.0.2:0"], "'10.0.0.2:0': nobody can be asked there"),
+        (["--dns-servers", "[10.0.0.2]:53"], "'[10.0.0.2]:53' is not a name server"),
+        (["--dns-servers", "0.0.0.0"], "nobody can be asked there"),
+        (["--web"], "No such option"),
         (["extra"], "unexpected extra argument"),
     ],
 )

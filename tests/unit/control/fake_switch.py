@@ -112,6 +112,8 @@ class FakeSwitch:
                 writer.write(wire.frame(wire.Done(seq=message.seq, error="" if known else "no-such-app")))
                 if known:
                     self._tell(wire.AppGone(message.app_id))
+            case wire.Permit():
+                writer.write(wire.frame(wire.Done(seq=message.seq)))
             case wire.Query():
                 rows = wire.Rows(
                     seq=message.seq,
