@@ -6,7 +6,7 @@
  * without NSS, so that it runs in any container and starts in no time.
  *
  *     ax-launch --attach PATH --token-fd N [--new-netns] [--setuser UID:GID[:G1,G2...]]
- *               [--interface NAME --address ADDR/PREFIX ...] -- COMMAND [ARGUMENT...]
+ *               [--interface NAME] [--address ADDR/PREFIX ...] -- COMMAND [ARGUMENT...]
  *
  * Two rules. Everything that may fail for a reason the user can cure says so in one line and exits 125 (the
  * program that does not exist is 127, the one that cannot be executed 126, as for env(1)). And every socket
@@ -25,6 +25,7 @@
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
+#include <linux/fib_rules.h>
 #include <linux/filter.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
@@ -74,6 +75,9 @@ enum {
     ANSWER_SECONDS = 30,
     MAX_ADDRESSES = 16,
     MESSAGE_BYTES = 1024,
+    LO = 1, /* the index of lo, which is a namespace's first interface */
+    UDP_TABLE = 6664,
+    UDP_PRIORITY = 1000, /* behind "local", before "main" */
 };
 
 /* ------------------------------------------------------------------ what goes over attach.sock (unix(7),
@@ -193,8 +197,8 @@ static struct options parse(int argc, char **argv) {
         die(EXIT_OURS, "ax-launch: --attach, --token-fd and a command are needed (it is started by `ax run`)");
     if (o.interface && !o.new_netns)
         die(EXIT_OURS, "--interface needs a network namespace of the app's own: leave --no-new-netns away");
-    if (o.address_count && !o.interface)
-        die(EXIT_OURS, "--address needs --interface");
+    if (o.address_count && !o.new_netns)
+        die(EXIT_OURS, "--address needs a network namespace of the app's own: leave --no-new-netns away");
     return o;
 }
 
@@ -490,36 +494,125 @@ static void make_interface(int netlink, const char *name) {
         die(EXIT_OURS, "--interface %s: %s", name, strerror(error));
 }
 
-static void add_address(int netlink, const char *name, const char *text) {
-    char host[INET6_ADDRSTRLEN];
+struct address {
+    int family;
+    size_t size; /* of the bytes that count */
     uint8_t bytes[sizeof(struct in6_addr)];
-    uint32_t flags = IFA_F_PERMANENT;
+    uint8_t prefix;
+};
+
+static struct address parse_address(const char *text) {
+    struct address address = {.family = strchr(text, ':') ? AF_INET6 : AF_INET};
+    char host[INET6_ADDRSTRLEN] = "";
     long long prefix = 0;
     const char *slash = strchr(text, '/'), *end = "";
-    int family = strchr(text, ':') ? AF_INET6 : AF_INET;
-    size_t size = family == AF_INET6 ? sizeof(struct in6_addr) : sizeof(struct in_addr);
+    address.size = address.family == AF_INET6 ? sizeof(struct in6_addr) : sizeof(struct in_addr);
     if (slash && (size_t)(slash - text) < sizeof host)
         snprintf(host, sizeof host, "%.*s", (int)(slash - text), text);
-    else
-        *host = '\0';
-    if (inet_pton(family, host, bytes) != 1 || decimal(slash + 1, &end, (long long)size * 8, &prefix) < 0 || *end)
+    if (inet_pton(address.family, host, address.bytes) != 1 ||
+        decimal(slash + 1, &end, (long long)address.size * 8, &prefix) < 0 || *end)
         die(EXIT_OURS, "--address %s: not an address with a prefix length, such as 10.0.0.1/24", text);
+    address.prefix = (uint8_t)prefix;
+    return address;
+}
 
+static int add_address(int netlink, unsigned index, const struct address *address) {
+    uint32_t flags = IFA_F_PERMANENT;
     struct request request = start(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
     struct ifaddrmsg message = {
-        .ifa_family = (uint8_t)family, .ifa_prefixlen = (uint8_t)prefix, .ifa_index = if_nametoindex(name)};
+        .ifa_family = (uint8_t)address->family, .ifa_prefixlen = address->prefix, .ifa_index = index};
     put(&request, &message, sizeof message);
-    put_attribute(&request, IFA_LOCAL, bytes, size);
-    put_attribute(&request, IFA_ADDRESS, bytes, size);
-    if (family == AF_INET6)
+    put_attribute(&request, IFA_LOCAL, address->bytes, address->size);
+    put_attribute(&request, IFA_ADDRESS, address->bytes, address->size);
+    if (address->family == AF_INET6)
         flags |= IFA_F_NODAD; /* usable at once: nobody else is there */
     put_attribute(&request, IFA_FLAGS, &flags, sizeof flags);
-    int error = ask(netlink, &request);
-    if (error)
-        die(EXIT_OURS, "--address %s on %s: %s", text, name, strerror(error));
+    return ask(netlink, &request);
+}
+
+/* The kernel was built, booted or set not to have this part. */
+static bool is_missing(int error) { return error == EOPNOTSUPP || error == EAFNOSUPPORT; }
+
+/* ------------------------------------------------------------------ UDP goes to lo, whatever its address */
+
+/* A datagram that the switch lets go by itself must arrive in this namespace, at whatever address it was sent to. So
+ * for UDP every address is local, by a table that a rule leads to (ip-rule(8)); TCP and all else find no route, as
+ * before. What goes to many is thrown back to the main table: it fails as it does on a host without routes, and IPv6
+ * link-local addresses belong to an interface. */
+static const struct {
+    const char *destination;
+    int family;
+    uint8_t prefix;
+    uint8_t type;
+} udp_routes[] = {
+    {"0.0.0.0", AF_INET, 0, RTN_LOCAL},          {"224.0.0.0", AF_INET, 4, RTN_THROW},
+    {"255.255.255.255", AF_INET, 32, RTN_THROW}, {"::", AF_INET6, 0, RTN_LOCAL},
+    {"ff00::", AF_INET6, 8, RTN_THROW},          {"fe80::", AF_INET6, 10, RTN_THROW},
+};
+
+static int add_udp_rule(int netlink, int family) {
+    uint32_t priority = UDP_PRIORITY, table = UDP_TABLE;
+    uint8_t protocol = IPPROTO_UDP;
+    struct request request = start(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL);
+    struct fib_rule_hdr rule = {.family = (uint8_t)family, .action = FR_ACT_TO_TBL};
+    put(&request, &rule, sizeof rule);
+    put_attribute(&request, FRA_PRIORITY, &priority, sizeof priority);
+    put_attribute(&request, FRA_IP_PROTO, &protocol, sizeof protocol);
+    put_attribute(&request, FRA_TABLE, &table, sizeof table);
+    return ask(netlink, &request);
+}
+
+/* `source` is what datagrams come from when their program does not say. */
+static int add_udp_route(int netlink, size_t index, const struct address *source) {
+    uint32_t table = UDP_TABLE, lo = LO;
+    struct address to = {.family = udp_routes[index].family, .prefix = udp_routes[index].prefix};
+    struct request request = start(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+    struct rtmsg route = {.rtm_family = (uint8_t)to.family, .rtm_dst_len = to.prefix, .rtm_protocol = RTPROT_STATIC};
+    route.rtm_type = udp_routes[index].type;
+    to.size = to.family == AF_INET6 ? sizeof(struct in6_addr) : sizeof(struct in_addr);
+    inet_pton(to.family, udp_routes[index].destination, to.bytes);
+    if (route.rtm_type == RTN_LOCAL)
+        route.rtm_scope = RT_SCOPE_HOST;
+    put(&request, &route, sizeof route);
+    put_attribute(&request, RTA_TABLE, &table, sizeof table);
+    if (to.prefix)
+        put_attribute(&request, RTA_DST, to.bytes, to.size);
+    if (route.rtm_type == RTN_LOCAL) {
+        put_attribute(&request, RTA_OIF, &lo, sizeof lo);
+        put_attribute(&request, RTA_PREFSRC, source->bytes, source->size);
+    }
+    return ask(netlink, &request);
+}
+
+/* The app's own address, or where it has none lo's: the kernel's choice would be the destination's, which is refused.
+ */
+static const struct address *source_of(const struct address *addresses, size_t count, int family) {
+    static const struct address loopback4 = {AF_INET, 4, {127, 0, 0, 1}, 8};
+    static const struct address loopback6 = {AF_INET6, 16, {[15] = 1}, 128};
+    for (size_t i = 0; i < count; i++)
+        if (addresses[i].family == family)
+            return &addresses[i];
+    return family == AF_INET ? &loopback4 : &loopback6;
+}
+
+/* Without IPv6 there is no IPv6 to steer; without policy routing, no UDP between apps. */
+static void steer_udp(int netlink, const struct address *addresses, size_t count) {
+    static const int families[] = {AF_INET, AF_INET6};
+    for (size_t f = 0; f < 2; f++) {
+        int error = 0;
+        for (size_t i = 0; i < sizeof udp_routes / sizeof udp_routes[0] && !error; i++)
+            if (udp_routes[i].family == families[f])
+                error = add_udp_route(netlink, i, source_of(addresses, count, families[f]));
+        if (!error)
+            error = add_udp_rule(netlink, families[f]);
+        if (error && !is_missing(error))
+            die(EXIT_OURS, "UDP cannot be led to lo: %s", strerror(error));
+    }
 }
 
 static void furnish_netns(const struct options *o) {
+    struct address addresses[MAX_ADDRESSES];
+    unsigned index = LO;
     int netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (netlink < 0)
         die(EXIT_OURS, "no rtnetlink socket: %s", strerror(errno));
@@ -530,12 +623,19 @@ static void furnish_netns(const struct options *o) {
         die(EXIT_OURS, "lo cannot be brought up: %s", strerror(error));
     if (o->interface) {
         make_interface(netlink, o->interface);
-        for (size_t i = 0; i < o->address_count; i++)
-            add_address(netlink, o->interface, o->addresses[i]);
-        error = set_up(netlink, o->interface);
-        if (error)
-            die(EXIT_OURS, "--interface %s cannot be brought up: %s", o->interface, strerror(error));
+        index = if_nametoindex(o->interface);
     }
+    for (size_t i = 0; i < o->address_count; i++) {
+        addresses[i] = parse_address(o->addresses[i]);
+        error = add_address(netlink, index, &addresses[i]);
+        if (error && !(addresses[i].family == AF_INET6 && is_missing(error))) /* no IPv6: nobody will miss it */
+            die(EXIT_OURS, "--address %s on %s: %s", o->addresses[i], o->interface ? o->interface : "lo",
+                strerror(error));
+    }
+    error = o->interface ? set_up(netlink, o->interface) : 0;
+    if (error)
+        die(EXIT_OURS, "--interface %s cannot be brought up: %s", o->interface, strerror(error));
+    steer_udp(netlink, addresses, o->address_count);
     close(netlink);
 }
 

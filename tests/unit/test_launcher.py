@@ -325,7 +325,7 @@ def test_a_short_token_is_told(switch: FakeSwitch) -> None:
         ["--attach"],
         ["--surprise", "true"],
         ["--attach", "/x", "--token-fd", "3", "--interface", "eth0", "true"],
-        ["--attach", "/x", "--token-fd", "3", "--new-netns", "--address", "10.0.0.1/8", "true"],
+        ["--attach", "/x", "--token-fd", "3", "--address", "10.0.0.1/8", "true"],
     ],
 )
 def test_wrong_usage_is_one_line(words: list[str]) -> None:
@@ -427,6 +427,88 @@ def test_interface_and_its_addresses(run: Callable[..., Result]) -> None:
     assert ",UP" in link
     assert {line.split()[3] for line in lines} >= set(addresses)
     assert "tentative" not in next(line for line in lines if addresses[1] in line)
+
+
+def test_addresses_without_an_interface_are_los(run: Callable[..., Result]) -> None:
+    options = ("--new-netns", "--address", "10.1.2.3/32", "--address", "2001:db8::5/128")
+    lines = run("ip", "-o", "address", options=options).out.splitlines()
+    assert [line.split()[1:4:2] for line in lines] == [
+        ["lo", "127.0.0.1/8"],
+        ["lo", "10.1.2.3/32"],
+        ["lo", "2001:db8::5/128"],
+        ["lo", "::1/128"],
+    ]
+    assert "tentative" not in lines[2]
+
+
+@pytest.mark.parametrize("interface", [(), ("--interface", "eth0")])
+def test_datagrams_to_any_address_stay_in_the_namespace(run: Callable[..., Result], interface: tuple[str, ...]) -> None:
+    program = "ip rule; ip route show table 6664; ip -6 rule; ip -6 route show table 6664"
+    options = ("--new-netns", *interface, "--address", "10.1.2.3/32", "--address", "2001:db8::5/128")
+    lines = [line.strip() for line in run("sh", "-c", program, options=options).out.splitlines()]
+    assert lines.count("1000:\tfrom all ipproto udp lookup 6664") == 2
+    assert "local default dev lo proto static scope host src 10.1.2.3" in lines
+    assert any(line.startswith("local default dev lo proto static src 2001:db8::5 ") for line in lines)
+
+
+# What programs get from a namespace with nothing but lo, and from ours. UDP to one address is what differs: it arrives.
+ROUTES = """
+import errno, socket, sys
+def attempt(what, call):
+    try:
+        print(what, call() or "ok")
+    except OSError as err:
+        print(what, errno.errorcode[err.errno])
+own4, own6, *elsewhere = sys.argv[1:]
+for to in elsewhere:
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    for broadcast in (0, 1):
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, broadcast)
+            attempt(f"sendto {to} {broadcast}", lambda: one.sendto(b"x", (to, 9)))
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(family, kind) as one:
+            attempt(f"connect {to} {kind}", lambda: one.connect((to, 9)))
+        with socket.socket(family, kind) as one:
+            attempt(f"bind {to} {kind}", lambda: one.bind((to, 9)))
+"""
+MANY = "224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1", "ff05::2", "fe80::1"
+
+
+def test_datagrams_to_many_fail_as_without_routes(run: Callable[..., Result]) -> None:
+    command = (sys.executable, "-c", ROUTES, "10.1.2.3", "2001:db8::5", *MANY)
+    bare = ("unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c")
+    script = 'ip link set lo up; ip addr add 10.1.2.3/32 dev lo; ip addr add 2001:db8::5/128 dev lo; exec "$@"'
+    expected = subprocess.run([*bare, script, "sh", *command], capture_output=True, text=True, check=True).stdout
+    options = ("--new-netns", "--address", "10.1.2.3/32", "--address", "2001:db8::5/128")
+    assert run(*command, options=options).out == expected
+    assert "sendto 224.0.0.1 0 ENETUNREACH" in expected
+    assert "sendto 255.255.255.255 1 ENETUNREACH" in expected
+
+
+def test_only_datagrams_are_led_to_lo(run: Callable[..., Result]) -> None:
+    command = (sys.executable, "-c", ROUTES, "10.1.2.3", "2001:db8::5", "192.0.2.1", "2001:db8::9")
+    options = ("--new-netns", "--address", "10.1.2.3/32", "--address", "2001:db8::5/128")
+    lines = run(*command, options=options).out.splitlines()
+    for to in ("192.0.2.1", "2001:db8::9"):
+        assert f"sendto {to} 0 1" in lines
+        assert f"connect {to} 2 ok" in lines
+        assert f"connect {to} 1 ENETUNREACH" in lines
+        assert f"bind {to} 2 EADDRNOTAVAIL" in lines
+
+
+@pytest.mark.parametrize("own", [("10.1.2.3", "2001:db8::5"), ()])
+def test_datagrams_come_from_the_apps_address(run: Callable[..., Result], own: tuple[str, ...]) -> None:
+    program = """
+import socket, sys
+for family, to in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::9")):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.connect((to, 9))
+        print(one.getsockname()[0])
+"""
+    options = [word for ip in own for word in ("--address", f"{ip}/128" if ":" in ip else f"{ip}/32")]
+    out = run(sys.executable, "-c", program, options=("--new-netns", *options)).out.split()
+    assert out == list(own or ("127.0.0.1", "::1"))
 
 
 @pytest.mark.parametrize("name", ["a", "fifteen-letters", "ten-letter-peer", "1234567890-peer"])

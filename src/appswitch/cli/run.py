@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 FAILED = 125  # exit status when ax itself fails; 126 and 127 are the launcher's, as env(1) has them
 MAX_COMMAND = 4096  # characters of the command line that `ax get` can show
-_OPTION_OF = {"ips": "--ip", "labels": "--labels", "expose": "--expose", "name": "--name", "transport": "--transport"}
+_OPTION_OF = {
+    "ips": "--ip",
+    "labels": "--labels",
+    "expose": "--expose",
+    "name": "--name",
+    "transport": "--transport",
+    "interface": "--interface",
+}
 
 
 class RunError(Exception):
@@ -53,23 +60,12 @@ def execute(parsed: Parsed) -> None:
         raise UsageError("there is no command to run")
     request = registration(parsed)
     identity = whom(parsed)
-    interface = parsed.texts.get("interface")
-    if interface is not None and not (0 < len(interface) < 16 and set(interface).isdisjoint("/: \t\n")):
-        raise UsageError(f"--interface: {interface!r} is no interface name: 1 to 15 characters without / and spaces")
-    if interface and not parsed.switches["new_netns"]:
-        raise UsageError("--interface is for an app with a network namespace of its own")
-    if interface and not request.get("ips"):
-        raise UsageError("--interface needs --ip: the interface gets the app's addresses")
     launcher = find_launcher()
     answer = register(parsed, request)
     options = [str(one) for one in answer["launcher"]]
     if identity:
         options += ["--setuser", identity.launcher]
         os.environ.update(identity.environment)
-    if interface:
-        options += ["--interface", interface]
-        for ip in answer["app"]["ips"]:
-            options += ["--address", f"{ip}/128" if ":" in ip else f"{ip}/32"]
     become(launcher, options, bytes.fromhex(answer["token"]), parsed.command)
 
 
@@ -92,7 +88,22 @@ def registration(parsed: Parsed) -> dict[str, Any]:
         body["expose"] = parsed.csv("expose")
     if "transport" in parsed.texts:
         body["transport"] = parsed.texts["transport"]
+    if "interface" in parsed.texts:
+        body["interface"] = interface(parsed, body)
+    if body["netns"] == "new":
+        from appswitch.cli import resolvconf
+
+        body["nameservers"] = resolvconf.nameservers()
     return body
+
+
+def interface(parsed: Parsed, body: dict[str, Any]) -> str:
+    """Its name, if there can be one. Raises UsageError."""
+    if body["netns"] == "host":
+        raise UsageError("--interface is for an app with a network namespace of its own")
+    if not body.get("ips") and "name" not in body:
+        raise UsageError("--interface needs --ip, or --name, which draws an address: that is what the interface gets")
+    return parsed.texts["interface"]
 
 
 def labels(texts: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Control:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.link = SwitchLink(settings.run_dir.switch)
-        self.registry = Registry(self.link, settings.node, settings.cluster, settings.transport)
+        self.registry = Registry(self.link, settings)
         self.parts = Parts(settings=settings, registry=self.registry, token=settings.token)
         self.server = server.Server(create(self.parts))
 

@@ -12,6 +12,7 @@ import structlog
 from appswitch.control.access import Caller
 from appswitch.control.link import SwitchLink
 from appswitch.control.problems import SLUGS, ProblemError
+from appswitch.control.settings import Settings
 from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Expose, Netns, Transport
 from appswitch.wire import Done
 
@@ -33,6 +34,8 @@ class NewApp(msgspec.Struct, frozen=True, kw_only=True):
     expose: tuple[Expose, ...] = ()
     netns: Netns = "new"
     transport: Transport | None = None  # None: the daemon's default
+    interface: str | None = None
+    nameservers: tuple[str, ...] = ()
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -64,11 +67,12 @@ class AppIds:
 class Registry:
     """Who may register what, and the asking of the switch."""
 
-    def __init__(self, link: SwitchLink, node: str, cluster: str, transport: Transport) -> None:
+    def __init__(self, link: SwitchLink, settings: Settings) -> None:
         self.link = link
-        self.node = node
-        self.cluster = cluster
-        self.transport: Transport = transport
+        self.node = settings.node
+        self.cluster = settings.cluster
+        self.transport: Transport = settings.transport
+        self.dns: bool = getattr(settings, "dns", True)
         self.stopping = False
         self._ids = AppIds()
         self._asked: dict[int, AppSpec] = {}  # told to the switch, not answered yet
@@ -95,6 +99,8 @@ class Registry:
             expose=new.expose,
             netns=new.netns,
             transport=new.transport or self.transport,
+            interface=new.interface,
+            nameservers=new.nameservers if self.dns and new.netns == "new" else (),
         )
         token = secrets.token_bytes(TOKEN_BYTES)
         self._asked[app.id] = app

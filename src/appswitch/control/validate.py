@@ -63,6 +63,29 @@ def name(text: str) -> str:
     return text.lower()
 
 
+def interface(text: str) -> str:
+    """What an interface may be called: dev_valid_name() of net/core/dev.c, without the patterns. Raises ValueError."""
+    if not 0 < len(text.encode()) < 16 or text in (".", "..", "lo") or not set(text).isdisjoint("/:% \t\n\v\f\r\0"):
+        raise ValueError(f"{text!r} is no name for an interface: 1 to 15 bytes without / : % and spaces, and not lo")
+    return text
+
+
+def nameserver(text: str) -> str:
+    """An address that a program sends queries to, in its canonical form: loopback ones, too. Raises ValueError."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a name server: {_IP_FORMS}") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id:
+            raise ValueError(f"{text!r}: leave %{address.scope_id} away")
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+    if address.is_multicast or str(address) == "255.255.255.255":
+        raise ValueError(f"{text!r} is an address of many, and no name server's")
+    return "127.0.0.1" if str(address) == "0.0.0.0" else "::1" if address.is_unspecified else str(address)  # noqa: S104
+
+
 def labels(given: Mapping[str, str]) -> dict[str, str]:
     """Keys and values as Kubernetes allows them. Raises ValueError."""
     if len(given) > MAX_LABELS:

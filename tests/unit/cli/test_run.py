@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.unit.cli.daemon import FakeDaemon, problem
 
-from appswitch.cli import run, users
+from appswitch.cli import resolvconf, run, users
 from appswitch.cli.options import UsageError
 from appswitch.cli.rest import RefusedError
 
@@ -75,6 +75,8 @@ def test_becomes_the_launcher(ax: Ax) -> None:
     assert seen["fds"] == [0, 1, 2, int(fd)]
     assert TOKEN not in str(seen["argv"])
     body = {"command": ["cat", "--x", "-"], "netns": "new", "name": "web"}
+    asked = daemon.requests[0][2]
+    assert asked.pop("nameservers") == resolvconf.nameservers()
     assert daemon.requests == [("POST", "/v1/apps", body)]
 
 
@@ -91,10 +93,21 @@ def test_what_is_asked_for(ax: Ax) -> None:
 
 
 def test_interface(ax: Ax) -> None:
-    with FakeDaemon(ax.directory, registered(ips=["10.0.0.1", "fd00::1"])):
-        done = ax("--ip", "10.0.0.1,FD00::1", "--interface", "eth0", "--", "x")
-    argv = json.loads(done.stdout)["argv"]
-    assert argv[3:9] == ["--interface", "eth0", "--address", "10.0.0.1/32", "--address", "fd00::1/128"]
+    with FakeDaemon(ax.directory, registered()) as daemon:
+        ax("--ip", "10.0.0.1", "--interface", "eth0", "--", "x")
+    assert daemon.requests[0][2]["interface"] == "eth0"
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--no-new-netns", "--ip", "10.0.0.1"], "with a network namespace of its own"),
+        ([], "--interface needs --ip, or --name"),
+    ],
+)
+def test_impossible_interfaces(ax: Ax, options: list[str], what: str) -> None:
+    done = ax(*options, "--interface", "eth0", "--", "x")
+    assert (done.returncode, what in done.stderr) == (125, True)
 
 
 @ROOT

@@ -55,7 +55,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def parts(settings: Settings, link: SwitchLink) -> Parts:
-    return Parts(settings=settings, registry=Registry(link, "n1", "appswitch", "unix"))
+    return Parts(settings=settings, registry=Registry(link, settings))
 
 
 Connect = Callable[..., httpx.AsyncClient]

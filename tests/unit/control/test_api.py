@@ -87,6 +87,31 @@ async def test_register_with_defaults(connect: Connect, switch: FakeSwitch) -> N
     assert (app["netns"], app["transport"], app["driver"]) == ("new", "unix", "user")
 
 
+async def test_addresses_and_interface_of_the_namespace(connect: Connect, switch: FakeSwitch) -> None:
+    client = connect(uid=0)
+    ips = {"ips": ["10.1.1.1", "fd00::1"]}
+    addresses = ["--address", "10.1.1.1/32", "--address", "fd00::1/128"]
+    made = await register(client, **ips)
+    assert made["launcher"][2:] == ["--new-netns", *addresses]
+    made = await register(client, **ips, interface="eth0")
+    assert made["launcher"][2:] == ["--new-netns", "--interface", "eth0", *addresses]
+    assert made["app"]["interface"] == "eth0"
+    assert isinstance(told := switch.asked[-1], wire.Register)
+    assert told.app.interface == "eth0"
+    made = await register(client, **ips, netns="host")
+    assert made["launcher"][2:] == []
+
+
+async def test_nameservers(connect: Connect, switch: FakeSwitch) -> None:
+    client = connect(uid=0)
+    servers = ["127.0.0.53", "FD00::53", "127.0.0.53"]
+    made = await register(client, nameservers=servers)
+    assert isinstance(told := switch.asked[-1], wire.Register)
+    assert list(told.app.nameservers) == made["app"]["nameservers"] == ["127.0.0.53", "fd00::53"]
+    made = await register(client, nameservers=servers, netns="host")
+    assert made["app"]["nameservers"] == []
+
+
 async def test_given_labels_replace_the_default(connect: Connect) -> None:
     made = await register(connect(uid=0), labels={"a": "b"})
     assert (made["app"]["labels"], made["app"]["zones"]) == ({"a": "b"}, [])
@@ -113,6 +138,13 @@ async def test_tokens_and_ids_differ(connect: Connect) -> None:
         ({"expose": ["80:8080", "x"]}, ["expose", 1], "give INTERNAL:HOSTPORT"),
         ({"expose": ["80:8080", "81:8080"]}, ["expose"], "cannot lead to two ports"),
         ({"netns": "old"}, ["netns"], "'new' or 'host'"),
+        ({"interface": "lo", "name": "x"}, ["interface"], "and not lo"),
+        ({"interface": "a/b", "name": "x"}, ["interface"], "'a/b' is no name for an interface"),
+        ({"interface": "eth0"}, [], "an interface needs an address"),
+        ({"interface": "eth0", "name": "x", "netns": "host"}, [], "a network namespace of its own"),
+        ({"nameservers": ["dns.example"]}, ["nameservers", 0], "is not a name server"),
+        ({"nameservers": ["224.0.0.251"]}, ["nameservers", 0], "an address of many"),
+        ({"nameservers": ["1.1.1.1"] * 4}, ["nameservers"], "at most 3"),
         ({"transport": "udp"}, ["transport"], "'unix' or 'tcp'"),
         ({"ip": "10.1.1.1"}, ["ip"], "Extra inputs are not permitted"),
     ],

@@ -60,4 +60,12 @@ async def forget_app(appid: AppIdPath, parts: TheParts, caller: TheCaller) -> No
 
 def launcher_options(made: Registration, attach: str) -> list[str]:
     """The command line of native/launcher.c as far as it follows from what was registered."""
-    return ["--attach", attach, *(["--new-netns"] if made.app.netns == "new" else [])]
+    app = made.app
+    options = ["--attach", attach]
+    if app.netns == "new":
+        options.append("--new-netns")
+        if app.interface:
+            options += ["--interface", app.interface]
+        for ip in app.ips:
+            options += ["--address", f"{ip}/128" if ":" in ip else f"{ip}/32"]
+    return options

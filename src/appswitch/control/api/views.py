@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from appswitch.control import validate
 from appswitch.control.registry import NewApp
@@ -38,6 +38,8 @@ class App(_View):
     expose: list[str] = Field(description="INTERNAL:NODE-IP:HOSTPORT")
     netns: Netns
     transport: Transport = Field(description="What it is joined by to apps on the same node.")
+    interface: str | None = Field(description="Of its network namespace, with its addresses; none: lo has them.")
+    nameservers: list[str] = Field(description="Where it sends DNS queries, which the daemon answers.")
 
 
 class AppEntry(_View):
@@ -88,7 +90,7 @@ class Connection(_View):
     client_appid: AppId | None
     server_app: int = Field(description="0: the host or beyond.")
     server_appid: AppId | None
-    transport: Transport
+    transport: Transport | Literal["udp"]
 
 
 class Apps(_View):
@@ -151,6 +153,21 @@ class NewAppRequest(BaseModel):
     )
     netns: Netns = Field("new", description="An empty network namespace, or the host's.")
     transport: Transport | None = Field(None, description="The daemon's default if not given.")
+    interface: Annotated[str, AfterValidator(validate.interface)] | None = Field(
+        None, description="An interface of this name gets the app's addresses, in place of lo."
+    )
+    nameservers: Annotated[list[Annotated[str, AfterValidator(validate.nameserver)]], Field(max_length=3)] = Field(
+        [],
+        description="Where the app sends DNS queries (resolv.conf(5)); with a namespace of its own the daemon answers.",
+    )
+
+    @model_validator(mode="after")
+    def _interface_is_possible(self) -> Self:
+        if self.interface and self.netns == "host":
+            raise ValueError("an interface is for an app with a network namespace of its own")
+        if self.interface and not self.ips and not self.name:
+            raise ValueError("an interface needs an address: give one, or a name, which draws one")
+        return self
 
     def checked(self) -> NewApp:
         """As the registry wants it."""
@@ -162,6 +179,8 @@ class NewAppRequest(BaseModel):
             expose=cast("tuple[Expose, ...]", self.expose),  # the validator made them
             netns=self.netns,
             transport=self.transport,
+            interface=self.interface,
+            nameservers=tuple(dict.fromkeys(self.nameservers)),
         )
 
 
@@ -214,6 +233,8 @@ def app(spec: AppSpec, *, whole: bool = True) -> App:
         expose=[str(one) for one in spec.expose],
         netns=spec.netns,
         transport=spec.transport,
+        interface=spec.interface,
+        nameservers=list(spec.nameservers),
     )
 
 
