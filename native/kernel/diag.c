@@ -1,9 +1,10 @@
 /* What sockets there are: sock_diag(7). */
 #include "kernel.h"
 
-static int netlink_dump(const void *request, size_t size, PyObject *rows,
+/* Asks `netlink`, or with -1 a socket made for it. */
+static int netlink_dump(int netlink, const void *request, size_t size, PyObject *rows,
                         int (*row)(const struct nlmsghdr *, PyObject *)) {
-    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    int fd = netlink < 0 ? socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG) : netlink;
     if (fd < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
@@ -40,7 +41,9 @@ static int netlink_dump(const void *request, size_t size, PyObject *rows,
         }
     }
 out:
-    close(fd);
+    if (netlink < 0) {
+        close(fd);
+    }
     return status;
 }
 
@@ -99,7 +102,7 @@ PyObject *k_dump_unix(ARGS) {
                     .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_RQLEN | UDIAG_SHOW_PEER},
     };
     PyObject *rows = PyList_New(0);
-    if (rows != NULL && netlink_dump(&message, sizeof message, rows, unix_row) < 0) {
+    if (rows != NULL && netlink_dump(-1, &message, sizeof message, rows, unix_row) < 0) {
         Py_DECREF(rows);
         return NULL;
     }
@@ -116,11 +119,12 @@ static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
                                           (int)ntohs(m->id.idiag_dport)));
 }
 
+/* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
 PyObject *k_dump_inet(ARGS) {
-    int family, protocol, states;
-    (void)module;
-    if (arity("dump_inet", nargs, 3) < 0 || as_int(args[0], &family) < 0 || as_int(args[1], &protocol) < 0 ||
-        as_int(args[2], &states) < 0) {
+    int family, protocol, states, netlink = -1;
+    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 || as_int(args[1], &protocol) < 0 ||
+        as_int(args[2], &states) < 0 ||
+        (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
         return NULL;
     }
     struct {
@@ -135,7 +139,7 @@ PyObject *k_dump_inet(ARGS) {
                     .idiag_states = (uint32_t)states},
     };
     PyObject *rows = PyList_New(0);
-    if (rows != NULL && netlink_dump(&message, sizeof message, rows, inet_row) < 0) {
+    if (rows != NULL && netlink_dump(netlink, &message, sizeof message, rows, inet_row) < 0) {
         Py_DECREF(rows);
         return NULL;
     }

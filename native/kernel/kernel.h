@@ -19,7 +19,9 @@
 #include <poll.h>
 #include <sched.h>
 #include <stddef.h>
+#include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -62,7 +64,8 @@ extern PyType_Spec fd_spec;
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
-    X(epoll_add_at) X(dump_unix) X(dump_inet)
+    X(epoll_add_at) X(dump_unix) X(dump_inet) X(socket_in) X(receive) X(send_to) \
+    X(inherit_datagram) X(attach_filter)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);

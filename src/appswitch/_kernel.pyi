@@ -130,5 +130,30 @@ def epoll_add_at(pidfd: _Fd, epoll: int, number: int, fd: _Fd, events: int, data
 def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]]:
     """(cookie, inode, type, state, queued, peer inode, name) of Unix sockets of this network namespace."""
 
-def dump_inet(family: int, protocol: int, states: int, /) -> list[tuple[int, int, int, int, bytes, int, bytes, int]]:
-    """(cookie, inode, family, state, source, source port, destination, destination port)."""
+def dump_inet(
+    family: int, protocol: int, states: int, netlink: _Fd = ..., /
+) -> list[tuple[int, int, int, int, bytes, int, bytes, int]]:
+    """(cookie, inode, family, state, source, source port, destination, destination port).
+
+    Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket.
+    """
+
+# other network namespaces
+def socket_in(net: _Fd, user: Fd | int, domain: int, type: int, protocol: int, /) -> Fd:
+    """A socket of the network namespace ``net``, entered by way of the user namespace ``user`` (-1: we may directly).
+
+    Raises OSError. setns(2).
+    """
+
+# UDP
+def receive(fd: _Fd, /) -> tuple[bytes, bytes, bytes] | int:
+    """The next datagram: data, source sockaddr, destination address (empty without IP_PKTINFO); or -errno."""
+
+def send_to(fd: _Fd, data: bytes, sockaddr: bytes, control: bytes, flags: int, /) -> int:
+    """Bytes sent, or -errno; never waits. An empty ``sockaddr`` is the peer; ``control`` is msg_control as it is."""
+
+def inherit_datagram(source: _Fd, target: _Fd, /) -> None:
+    """Set what was set on one UDP socket on another of its family, too."""
+
+def attach_filter(fd: _Fd, program: bytes, /) -> int:
+    """SO_ATTACH_FILTER of struct sock_filter[]: what the socket does not take is dropped. 0 or errno."""

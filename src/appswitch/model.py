@@ -124,7 +124,7 @@ class SocketRow(msgspec.Struct, frozen=True, kw_only=True):
     app_id: int
     inode: int
     proto: Protocol
-    flags: tuple[str, ...]  # of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp
+    flags: tuple[str, ...]  # of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp, home, visiting, host
     bind_ip: str  # "ip:port" or ""
     backlog: int
 
@@ -137,4 +137,4 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
     proto: Protocol
     client: str  # virtual "ip:port"
     server: str  # virtual "ip:port"
-    transport: Transport
+    transport: Transport | Literal["udp"]

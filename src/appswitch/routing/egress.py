@@ -21,6 +21,11 @@ class Rules(NamedTuple):
     denied_names: frozenset[str]
     allowed_names: frozenset[str]
 
+    @property
+    def names(self) -> bool:
+        """Whether any rule is about a name."""
+        return bool(self.denied_names or self.allowed_names)
+
 
 def compile_rules(egress: Egress) -> Rules:
     """Raises ValueError for a network that is none: control has checked them."""

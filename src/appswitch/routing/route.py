@@ -31,15 +31,21 @@ class Outside(NamedTuple):
     to: Address
 
 
+class Home(NamedTuple):
+    """Connect by TCP to this address in the app's own network namespace."""
+
+    to: Address
+
+
 class Deny(NamedTuple):
     """Fail with this errno."""
 
     error: int
 
 
-Verdict = Local | Outside | Deny
+Verdict = Local | Outside | Home | Deny
 
-_REFUSED = Deny(errno.ECONNREFUSED)
+REFUSED = Deny(errno.ECONNREFUSED)
 
 
 def route(flow: Flow, table: Table) -> Verdict:
@@ -54,12 +60,12 @@ def route(flow: Flow, table: Table) -> Verdict:
         own = tuple(e for e in table.by_app.get((flow.app_id, to.port), ()) if e.covers(to.ip))
         if own:
             return Local(_most_specific(own, to), to)
-        return Outside(to) if flow.host_loopback else _REFUSED
+        return Outside(to) if flow.host_loopback else REFUSED
     there = table.by_address.get(to)
     if there is None:
-        return _REFUSED if to.ip in table.owners else Outside(to)
+        return REFUSED if to.ip in table.owners else Outside(to)
     reachable = tuple(e for e in there if e.app_id == flow.app_id or not flow.labels.isdisjoint(e.labels))
-    return Local(_most_specific(reachable, to), to) if reachable else _REFUSED
+    return Local(_most_specific(reachable, to), to) if reachable else REFUSED
 
 
 def _most_specific(endpoints: tuple[Endpoint, ...], to: Address) -> tuple[Endpoint, ...]:

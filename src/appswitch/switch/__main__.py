@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from appswitch import _kernel
+from appswitch._kernel import Fd
 from appswitch.address import ip_bytes
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
@@ -22,6 +23,7 @@ from appswitch.switch.core import Config, Switch
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
+from appswitch.switch.netns import Netns
 from appswitch.switch.recover import answer_again, restore_services
 from appswitch.switch.report import Log, Reports
 from appswitch.switch.syscalls import number_of
@@ -40,14 +42,14 @@ def main() -> int:
     keep = Keep(loop)
     _raise_descriptor_limit()
     _work_in(places.sockets)
-    switch = Switch(_config(), loop, journal, Reports(log))
+    switch = Switch(_config(places), loop, journal, Reports(log))
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
     if kept.journal is None:
         keep.journal(journal.memory)
     for appid in kept.orphans:
         keep.forget_app(appid)
-    for spec, listener in kept.apps:
-        switch.attach(App(spec, listener, 0, spec.created))
+    for spec, listener, home in kept.apps:
+        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
     switch.recovered = bool(kept.apps)
     restore_services(switch)
     attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
@@ -69,7 +71,11 @@ def main() -> int:
     return 0
 
 
-def _config() -> Config:
+def _home(kept: tuple[Fd, ...]) -> Netns | None:
+    return Netns(kept[0], kept[1] if len(kept) > 1 else None) if kept else None
+
+
+def _config(places: RunDir) -> Config:
     env = os.environ
     node_ips = {}
     for text in filter(None, env.get("AX_NODE_IP", "").split(",")):
@@ -81,6 +87,7 @@ def _config() -> Config:
         node_ips=node_ips,
         transport=env.get("AX_TRANSPORT", "unix"),
         timing=env.get("AX_TIMING") == "1",
+        dns=places.dns if env.get("AX_DNS", "1").lower() not in ("0", "false", "no", "off") else None,
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appswitch._kernel import Fd
-from appswitch.address import ip_bytes, loopback_like
+from appswitch.address import Address, ip_bytes, loopback_like
 from appswitch.model import AppPhase, AppRow, AppSpec
+from appswitch.routing.egress import allows, compile_rules
 from appswitch.routing.table import Labels
+from appswitch.switch.netns import Netns
+from appswitch.switch.permits import Permits
 
 if TYPE_CHECKING:
     from appswitch.switch.sockets import Socket
@@ -19,11 +22,11 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "id", "ips", "labels", "listener",
-        "pid", "spec",
+        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "home", "host_ports", "id", "ips",
+        "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec",
     )  # fmt: skip
 
-    def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float) -> None:
+    def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:
         self.spec = spec
         self.id = spec.id
         self.listener = listener
@@ -32,6 +35,12 @@ class App:
         self.ended = False  # its last process has gone; others may still hold its sockets
         self.ips: tuple[bytes, ...] = tuple(ip_bytes(ip) for ip in spec.ips)
         self.labels: Labels = frozenset(spec.labels.items())
+        self.home = home  # its network namespace; None: the host's
+        self.nameservers: dict[bytes, Address] = {}  # at home, with where they listen for TCP
+        self.host_ports = {port.internal: port.host_port for port in spec.host_ports}
+        self.rules = compile_rules(spec.egress)
+        self.permits = Permits()
+        self.next_datagram = 0  # where the last UDP socket went: see switch/udp.py
         self.bound: dict[int, list[Socket]] = {}  # port -> sockets that called bind(2) or listen(2) for it
         self.epoll_generation = 0  # counts epoll_create(2)s
         self.epolls: dict[int, tuple[int, list[int]]] = {}  # process -> (generation, numbers of its epolls)
@@ -58,6 +67,10 @@ class App:
             if len(ip) == size:
                 return ip
         return node.get(size) or loopback_like(to)
+
+    def may_reach(self, ip: bytes) -> bool:
+        """Whether its egress rules let it go to an address outside."""
+        return allows(self.rules, ip, self.permits.names(ip) if self.rules.names else frozenset())
 
     def has(self, ip: bytes) -> bool:
         """Whether it may bind ``ip`` as its own, loopback and wildcard aside."""

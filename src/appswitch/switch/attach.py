@@ -18,6 +18,7 @@ from appswitch import _kernel, wire
 from appswitch._kernel import Fd
 from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.switch import filter as seccomp_filter
+from appswitch.switch import netns
 from appswitch.switch.apps import App
 from appswitch.switch.keep import Keep
 from appswitch.switch.loop import Timer
@@ -101,8 +102,9 @@ class Attach:
     def adopt(self, spec: AppSpec, listener: Fd, pid: int) -> None:
         """Serve it."""
         _kernel.sync_wake_up(listener)  # before 6.6 there is no such flag: slower, no worse
-        self._keep.app(spec, listener)
-        self._switch.attach(App(spec, listener, pid, time.time()))
+        home = netns.of_process(pid) if spec.netns == "new" else None
+        self._keep.app(spec, listener, home.descriptors() if home is not None else ())
+        self._switch.attach(App(spec, listener, pid, time.time(), home))
 
     def done(self, guest: _Guest) -> None:
         """A launcher has left."""
@@ -175,7 +177,11 @@ class _Guest:
         if not _kernel.is_notifier(received[0]):
             self._refuse(_STATUS, _EPROTO, "what was handed over is no seccomp notification descriptor")
             return
-        self._attach.adopt(registration.spec, received[0], self._pid)
+        try:
+            self._attach.adopt(registration.spec, received[0], self._pid)
+        except OSError as problem:
+            self._refuse(_STATUS, problem.errno or _EPROTO, f"its network namespace cannot be entered: {problem}")
+            return
         self._registration = None
         self._send(_STATUS.pack(MAGIC, 0))
         self.leave()

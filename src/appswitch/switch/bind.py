@@ -10,6 +10,7 @@ from appswitch._kernel import Fd
 from appswitch.address import ANY4, ANY6, Address, is_any, is_loopback, is_multicast
 from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_UNIX, AF_UNSPEC
+from appswitch.switch import udp
 from appswitch.switch.apps import App
 from appswitch.switch.call import CONTINUE, Call, Outcome, taken
 from appswitch.switch.sockets import LISTENING, NEW, Socket
@@ -29,7 +30,7 @@ def bind(switch: Switch, call: Call) -> Outcome:
     fd, cookie, _, raw = call.fetch_sockaddr()
     sock = switch.sockets.identify(fd, cookie, call.app) or switch.sockets.adopt(fd, cookie, call.app, raw)
     if sock is None:
-        return CONTINUE
+        return udp.bind(switch, call, fd, cookie, raw)
     requested = _requested(sock, taken(raw))
     if isinstance(requested, int):
         return requested

@@ -52,6 +52,8 @@ class Channel:
         peer = _Peer(self._switch, connection, self._answer, self._peers.discard)
         self._peers.add(peer)
         peer.send(self._welcome())
+        if self._switch.nameservers is not None:
+            self._switch.nameservers.hand_over_all()
 
     def _broadcast(self, message: wire.ToControl) -> None:
         for peer in list(self._peers):
@@ -106,7 +108,8 @@ class Channel:
         return waiting + tuple(app.row() for app in self._switch.apps.values())
 
     def _servers(self) -> tuple[ServerRow, ...]:
-        return tuple(s.announced for s in self._switch.services.by_id.values() if s.announced is not None)
+        streams = (s.announced for s in self._switch.services.by_id.values() if s.announced is not None)
+        return (*streams, *self._switch.datagrams.server_rows())
 
 
 class _Peer:

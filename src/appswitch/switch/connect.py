@@ -11,10 +11,11 @@ from appswitch._kernel import Fd
 from appswitch.address import ANY4, ANY6, Address, is_any
 from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET
-from appswitch.routing.route import Deny, Local
+from appswitch.routing.route import Deny, Home, Local
+from appswitch.switch import udp
 from appswitch.switch.accept import purge, receive_timeout, wake
 from appswitch.switch.bind import renew
-from appswitch.switch.call import CONTINUE, LATER, Call, Outcome, taken
+from appswitch.switch.call import LATER, Call, Outcome, taken
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.services import Service
@@ -44,7 +45,7 @@ def connect(switch: Switch, call: Call) -> Outcome:
     fd, cookie, status, raw = call.fetch_sockaddr()
     sock = switch.sockets.identify(fd, cookie, call.app) or switch.sockets.adopt(fd, cookie, call.app, raw)
     if sock is None:
-        return CONTINUE
+        return udp.connect(switch, call, fd, cookie, status, raw)
     return connect_to(switch, Attempt(call, fd, sock, status, reply=True), taken(raw))
 
 
@@ -66,7 +67,7 @@ def connect_to(switch: Switch, attempt: Attempt, raw: bytes) -> Outcome:
     ends = Ends(sock.app.id, 0, _source(sock, path), path.to)
     if isinstance(verdict, Deny):
         return _refuse(switch, attempt, ends, verdict.error)
-    return _tcp(switch, attempt, verdict.to, ends)
+    return _tcp(switch, attempt, verdict.to, ends, at_home=isinstance(verdict, Home))
 
 
 def _again(switch: Switch, attempt: Attempt) -> Outcome:
@@ -149,11 +150,15 @@ def _source(sock: Socket, path: Path) -> Address:
     return Address(path.source if is_any(bound.ip) else bound.ip, bound.port or sock.app.ephemeral_port())
 
 
-def _tcp(switch: Switch, attempt: Attempt, actual: Address, ends: Ends) -> Outcome:
+def _tcp(switch: Switch, attempt: Attempt, actual: Address, ends: Ends, at_home: bool = False) -> Outcome:
     """Connect a TCP socket: the app's own if it is one already, else a new one that takes its place."""
     call, fd, sock, status, reply = attempt
-    tcp = _kernel.socket(sock.family, _STREAM, 0) if sock.unix else fd
-    if sock.unix:
+    replaced = sock.unix or at_home
+    if at_home and sock.app.home is not None:
+        tcp = sock.app.home.socket(sock.family, _STREAM)
+    else:
+        tcp = _kernel.socket(sock.family, _STREAM, 0) if sock.unix else fd
+    if replaced:
         copy_options(fd, tcp, sock)
     where = sockaddr.encode(sock.family, actual)
     error = _kernel.connect(tcp, where)
@@ -162,7 +167,7 @@ def _tcp(switch: Switch, attempt: Attempt, actual: Address, ends: Ends) -> Outco
     source = _kernel.getsockname(tcp)
     if ends.server_app and not isinstance(source, int):
         switch.doors.expect(sockaddr.decode(source), actual, ends)
-    if sock.unix:
+    if replaced:
         _kernel.set_status_flags(tcp, 2 | status & _NONBLOCK)
         swap(call, fd, tcp)
         made = switch.sockets.add(tcp, sock.app, sock.family, unix=False)

@@ -20,13 +20,16 @@ from appswitch.routing.table import Table
 from appswitch.switch import accept, bind, naming
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
+from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
 from appswitch.switch.flows import Flows
 from appswitch.switch.journal import Journal
 from appswitch.switch.loop import Loop
+from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
+from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Service, Services
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, Socket, Sockets
@@ -48,6 +51,7 @@ class Config:
     node_ips: dict[int, bytes]  # by length: the node's own addresses
     transport: str
     timing: bool  # measure the time of each call
+    dns: Path | None  # where control takes DNS sockets
 
 
 class Switch:
@@ -63,6 +67,12 @@ class Switch:
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
+        self.datagrams = Datagrams(self.apps)
+        self.relay = Relay(self, loop)
+        self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
+        self.datagrams.on_up = reports.server_up
+        self.datagrams.on_down = reports.server_down
+        self.datagrams.on_gone = self.relay.forget
         self.parking = Parking(loop, journal)
         self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce)
         self.services.on_up = reports.server_up
@@ -90,6 +100,9 @@ class Switch:
         self.apps[app.id] = app
         self._notifiers[app.listener.fileno()] = app
         self.table.own(app.ips)
+        self.datagrams.attach(app)
+        if self.nameservers is not None:
+            self.nameservers.attach(app)
         tcp_only = app.spec.transport == "tcp"
         serve = self.dispatch.server_for(app)
         self.loop.watch_notifier(app.listener, tcp_only, serve, lambda events: self._on_hang_up(app, events))
@@ -112,8 +125,13 @@ class Switch:
         for service in [s for s in self.services.by_id.values() if s.app is app]:
             self.close_service(service)
         self.table.disown(app.ips)
+        self.datagrams.detach(app)
+        if self.nameservers is not None:
+            self.nameservers.detach(app)
         del self.apps[app.id]
         app.listener.close()
+        if app.home is not None:
+            app.home.close()
         app.bound.clear()
         self.on_detach(app)
         self.reports.app_gone(app)
@@ -162,6 +180,7 @@ class Switch:
             self.sweep_sockets()
         else:
             self._sweep_listeners()
+        self.datagrams.sweep_some()
 
     def _sweep_listeners(self) -> None:
         if not self.services.by_id:
@@ -198,7 +217,9 @@ class Switch:
         """As `ax get sockets` shows them."""
         self.sweep_sockets()
         inodes = {row[0]: row[1] for row in _kernel.dump_unix(_ALL_STATES)}
-        return tuple(self._socket_row(s, inodes.get(s.cookie, 0)) for s in self.sockets.by_cookie.values())
+        rows = tuple(self._socket_row(s, inodes.get(s.cookie, 0)) for s in self.sockets.by_cookie.values())
+        self.datagrams.sweep()
+        return rows + self.datagrams.socket_rows()
 
     def _socket_row(self, sock: Socket, inode: int) -> SocketRow:
         flags = {
@@ -233,7 +254,8 @@ class Switch:
                 row = self._tcp_row(sock) if sock is not None and sock.local and sock.peer else None
                 if row is not None:
                     rows.append(row)
-        return tuple(rows)
+        self.datagrams.sweep()
+        return (*rows, *self.datagrams.connection_rows())
 
     def _tcp_row(self, sock: Socket) -> ConnectionRow | None:
         """A TCP connection between two apps has two ends here: it is listed at its client's."""
@@ -252,6 +274,9 @@ class Switch:
             "services": len(self.services.by_id),
             "sockets": len(self.sockets.by_cookie) + len(self.sockets.born),
             "parked": len(self.parking),
+            "datagram_sockets": len(self.datagrams.by_cookie),
+            "datagram_peers": len(self.relay),
+            "datagrams_carried": self.relay.carried,
         }
         calls = {f"calls.{name}": count for name, count in self.dispatch.counts.items()}
         times = {f"nanoseconds.{name}": ns for name, ns in self.dispatch.nanoseconds.items()}

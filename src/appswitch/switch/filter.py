@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from appswitch.kernel import bpf
-from appswitch.switch.syscalls import I386_REFUSED, TABLE, X86_64, AnyBit, NoneOf, NonNull, OneOf, Syscall, Test
+from appswitch.switch.syscalls import I386_REFUSED, TABLE, X86_64, AnyBit, NoneOf, NonNull, OneOf, Syscall, Test, Within
 
 AUDIT_ARCH = {X86_64: 0xC000003E, "aarch64": 0xC00000B7}
 AUDIT_ARCH_I386 = 0x40000003
@@ -65,6 +65,10 @@ def _test(asm: bpf.Assembler, test: Test, here: str, otherwise: str) -> None:
         case AnyBit(arg, bits):
             asm.load(bpf.arg_low(arg))
             asm.jump_if(bpf.JSET_K, bits, None, otherwise)
+        case Within(arg, values):
+            asm.load(bpf.arg_low(arg))
+            asm.jump_if(bpf.JGE_K, values.start, None, otherwise)
+            asm.jump_if(bpf.JGE_K, values.stop, otherwise)
         case NonNull(arg):
             asm.load(bpf.arg_low(arg))
             asm.jump_if(bpf.JEQ_K, 0, None, f"{here}/yes")

@@ -12,12 +12,13 @@ import errno
 from appswitch.address import Address, is_loopback, loopback_like
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.routing.route import Flow, Verdict, route
+from appswitch.routing.route import REFUSED, Deny, Flow, Home, Outside, Verdict, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch import naming
 from appswitch.switch.apps import App
 from appswitch.switch.call import Failed
 
+DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
 
 
@@ -68,7 +69,9 @@ class Flows:
         key = (app.id, family, raw)
         path = self._paths.get(key)
         if path is None:
-            path = self._paths[key] = self._decide(app, family, raw)
+            path = self._decide(app, family, raw)
+            if not app.rules.names:  # what names stand for changes with time
+                self._paths[key] = path
         return path
 
     def _decide(self, app: App, family: int, raw: bytes) -> Path:
@@ -78,7 +81,17 @@ class Flows:
         if sockaddr.family_of(raw) != family:
             raise Failed(errno.EAFNOSUPPORT)
         to = sockaddr.decode(raw)
-        verdict = route(Flow(app.id, app.labels, to, app.spec.netns == "host"), self._table)
-        seen: Address = getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
+        verdict = self._verdict(app, to)
+        seen: Address = to if isinstance(verdict, Home) else getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
         source = loopback_like(seen.ip) if is_loopback(seen.ip) else app.source_for(seen.ip, self._node)
         return Path(app, family, to, source, verdict)
+
+    def _verdict(self, app: App, to: Address) -> Verdict:
+        if to.port == DNS_PORT and to.ip in app.nameservers:
+            return Home(app.nameservers[to.ip])
+        verdict = route(Flow(app.id, app.labels, to, app.spec.netns == "host"), self._table)
+        if is_loopback(to.ip) and to.port in app.host_ports and verdict == REFUSED:
+            return Outside(Address(to.ip, app.host_ports[to.port]))
+        if isinstance(verdict, Outside) and not app.may_reach(verdict.to.ip):
+            return Deny(app.rules.error)
+        return verdict

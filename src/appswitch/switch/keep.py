@@ -1,7 +1,7 @@
 """What must outlive the switch is given to the keeper, by systemd's protocol: sd_notify(3), FDSTORE=1.
 
-For each app its notification descriptor (``app-ID``) and a sealed memfd with what it asked for (``spec-ID``); the
-record of calls that wait for a reply (``journal``). Everything else is in the kernel already: see switch/naming.py.
+For each app its notification descriptor (``app-ID``), a sealed memfd with what it asked for (``spec-ID``) and its
+network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a reply (``journal``). Everything else is in the kernel already: see switch/naming.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import select
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from appswitch.model import AppSpec
 from appswitch.switch.loop import Loop
 
 LISTEN_FDS_START = 3
+_HOME = ("net", "user")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -39,8 +41,10 @@ class Keep:
         """The switch serves."""
         self._notify("READY=1")
 
-    def app(self, spec: AppSpec, listener: Fd) -> None:
-        """Keep what is needed to serve an app again."""
+    def app(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
+        """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`."""
+        for kind, fd in zip(_HOME, home, strict=False):
+            self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={kind}-{spec.appid}", _duplicate(fd))
         self._notify(f"FDSTORE=1\nFDNAME=app-{spec.appid}", _duplicate(listener))
         self._notify(f"FDSTORE=1\nFDNAME=spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
 
@@ -50,7 +54,7 @@ class Keep:
 
     def forget_app(self, appid: str) -> None:
         """It ended."""
-        for kind in ("app", "spec"):
+        for kind in ("app", "spec", *_HOME):
             self._notify(f"FDSTOREREMOVE=1\nFDNAME={kind}-{appid}")
 
     def _notify(self, message: str, descriptor: Fd | None = None) -> None:
@@ -98,7 +102,7 @@ def _sealed(data: bytes) -> Fd:
 class Kept(NamedTuple):
     """What an earlier switch left with the keeper."""
 
-    apps: list[tuple[AppSpec, Fd]]
+    apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
     journal: Fd | None
     orphans: list[str]  # ids of apps that ended while no switch was there
 
@@ -121,5 +125,6 @@ def recovered() -> Kept:
                 orphans.append(appid)
             else:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
-                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener))
+                home = tuple(kept[f"{kind}-{appid}"] for kind in _HOME if f"{kind}-{appid}" in kept)
+                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener, home))
     return Kept(apps, kept.get("journal"), orphans)

@@ -9,22 +9,25 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address
 from appswitch.kernel import sockaddr
-from appswitch.switch.call import CONTINUE, Call, Outcome
+from appswitch.switch import udp
+from appswitch.switch.call import Call, Outcome
 from appswitch.switch.sockets import CONNECTED, CONNECTING, FINISHING, Socket
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-_NONBLOCK, _CLOEXEC, _TYPE_MASK = 0o4000, 0o2000000, 0xF
+_NONBLOCK, _CLOEXEC, _TYPE_MASK, _DGRAM = 0o4000, 0o2000000, 0xF, 2
 _IPPROTO_TCP, _IPPROTO_MAX = 6, 262
 
 
-def socket(_switch: Switch, call: Call) -> Outcome:
-    """socket(2) of TCP with arguments that are wrong, or that are for a cousin of TCP.
+def socket(switch: Switch, call: Call) -> Outcome:
+    """socket(2) of UDP; of TCP with arguments that are wrong, or that are for a cousin of TCP.
 
-    The common call never comes here: `_kernel.wait` answers it with a Unix socket.
+    TCP's common call never comes here: `_kernel.wait` answers it with a Unix socket.
     """
     kind, protocol = call.int32(1), call.int32(2)
+    if kind & _TYPE_MASK == _DGRAM:
+        return udp.socket(switch, call)
     if kind & ~(_TYPE_MASK | _NONBLOCK | _CLOEXEC) or not 0 <= protocol <= _IPPROTO_MAX:
         return -errno.EINVAL
     if protocol not in (0, _IPPROTO_TCP):
@@ -34,19 +37,19 @@ def socket(_switch: Switch, call: Call) -> Outcome:
 
 def getsockname(switch: Switch, call: Call) -> Outcome:
     """getsockname(2): of a connection its local end, else what was bound, else the unspecified address."""
-    fd, cookie, _ = call.fetch()
+    fd, cookie, status = call.fetch()
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        return CONTINUE
+        return udp.getsockname(switch, call, fd, cookie, status)
     return _tell(call, sock, sock.local or sock.bound)
 
 
 def getpeername(switch: Switch, call: Call) -> Outcome:
     """getpeername(2). Raises Failed(ENOTCONN) by its result."""
-    fd, cookie, _ = call.fetch()
+    fd, cookie, status = call.fetch()
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        return CONTINUE
+        return udp.getpeername(switch, call, fd, cookie, status)
     if not _connected(fd, sock):
         return -errno.ENOTCONN
     return _tell(call, sock, sock.peer)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel.sockaddr import AF_INET
-from appswitch.switch import syscalls
+from appswitch.switch import syscalls, udp
 from appswitch.switch.call import CONTINUE, Call, Failed, Outcome
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Option, Socket
 
@@ -105,9 +105,10 @@ def _remember(answers: dict[_Key, _Value], key: _Key, value: _Value, limit: int)
 
 def setsockopt(switch: Switch, call: Call) -> Outcome:
     """setsockopt(2)."""
-    fd, cookie, _ = call.fetch()
+    fd, cookie, status = call.fetch()
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
+        udp.refresh(switch, call, fd, cookie, status)
         return CONTINUE
     level, name, length = call.int32(1), call.int32(2), call.int32(4)
     if level == _SOCKET and name != syscalls.SO_REUSEPORT:
@@ -183,11 +184,13 @@ def _set_reuseport(call: Call, fd: Fd, sock: Socket, length: int) -> Outcome:
 
 def getsockopt(switch: Switch, call: Call) -> Outcome:
     """getsockopt(2)."""
-    fd, cookie, _ = call.fetch()
+    fd, cookie, status = call.fetch()
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        return CONTINUE
+        return udp.getsockopt(switch, call, fd, cookie, status)
     level, name = call.int32(1), call.int32(2)
+    if (level, name) == (_SOCKET, syscalls.SO_REUSEADDR):
+        return CONTINUE
     if level != _SOCKET and not sock.unix:
         return CONTINUE
     room = call.read_int(call.args[4])

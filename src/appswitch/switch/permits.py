@@ -13,9 +13,8 @@ LIMIT = 4096  # addresses of one app; the oldest goes first
 class Permits:
     """Which names of rules stand for an address, each until its answer's time to live is over."""
 
-    def __init__(self, on_change: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._until: dict[bytes, dict[str, float]] = {}
-        self._on_change = on_change
         self._clock = clock
 
     def add(self, name: str, ips: tuple[str, ...], seconds: float) -> None:
@@ -26,7 +25,6 @@ class Permits:
             names[name] = max(until, names.get(name, 0.0))
         while len(self._until) > LIMIT:
             del self._until[next(iter(self._until))]
-        self._on_change()
 
     def names(self, ip: bytes) -> frozenset[str]:
         """The names whose answers held ``ip`` and still count."""

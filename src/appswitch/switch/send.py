@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import procfs
+from appswitch.switch import udp
 from appswitch.switch.call import CONTINUE, LATER, Call, Outcome
 from appswitch.switch.connect import Attempt, connect_to
 from appswitch.switch.sockets import CONNECTED, FINISHING, Socket
@@ -29,8 +30,11 @@ _iovec = struct.Struct("=QQ")
 
 
 def sendto(switch: Switch, call: Call) -> Outcome:
-    """sendto(2) on TCP: the address is ignored, unless MSG_FASTOPEN makes it a connect(2) with first data."""
-    fd, cookie, _ = call.fetch()
+    """sendto(2) with an address. On TCP it is ignored, unless MSG_FASTOPEN makes it a connect(2) with first data."""
+    fd, cookie, status = call.fetch()
+    datagram = switch.datagrams.identify(fd, cookie, call.app)
+    if datagram is not None:
+        return udp.sendto(switch, call, fd, status, datagram)
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
         return CONTINUE
@@ -44,8 +48,13 @@ def sendto(switch: Switch, call: Call) -> Outcome:
 
 
 def sendmsg(switch: Switch, call: Call) -> Outcome:
-    """sendmsg(2) with MSG_FASTOPEN: tcp(7)."""
-    fd, cookie, _ = call.fetch()
+    """sendmsg(2) with MSG_FASTOPEN, tcp(7), or by a descriptor where UDP sockets are."""
+    fd, cookie, status = call.fetch()
+    datagram = switch.datagrams.identify(fd, cookie, call.app)
+    if datagram is not None:
+        return udp.sendmsg(switch, call, fd, status, datagram)
+    if not call.int32(2) & MSG_FASTOPEN:
+        return CONTINUE
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
         return CONTINUE
@@ -57,8 +66,13 @@ def sendmsg(switch: Switch, call: Call) -> Outcome:
 
 
 def sendmmsg(switch: Switch, call: Call) -> Outcome:
-    """sendmmsg(2) with MSG_FASTOPEN: no program is known to do it; it may use sendmsg(2)."""
-    fd, cookie, _ = call.fetch()
+    """The same for sendmmsg(2). With MSG_FASTOPEN no program is known to do it; it may use sendmsg(2)."""
+    fd, cookie, status = call.fetch()
+    datagram = switch.datagrams.identify(fd, cookie, call.app)
+    if datagram is not None:
+        return udp.sendmmsg(switch, call, fd, status, datagram)
+    if not call.int32(3) & MSG_FASTOPEN:
+        return CONTINUE
     return CONTINUE if switch.sockets.identify(fd, cookie, call.app) is None else -errno.EOPNOTSUPP
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 X86_64, AARCH64 = "x86_64", "aarch64"
 
 SOL_IP, SOL_SOCKET, SOL_TCP, SOL_IPV6, SOL_NETLINK = 0, 1, 6, 41, 270
-SO_REUSEPORT, SO_PEERCRED, SO_PEERSEC, SO_PROTOCOL, SO_DOMAIN = 15, 17, 31, 38, 39
+SO_REUSEADDR, SO_REUSEPORT, SO_PEERCRED, SO_PEERSEC, SO_PROTOCOL, SO_DOMAIN = 2, 15, 17, 31, 38, 39
 SO_PEERGROUPS, SO_PEERPIDFD = 59, 77
 SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD = 16, 34, 76
 SIOCOUTQNSD = 0x894B
@@ -54,7 +54,15 @@ class NonNull:
     arg: int
 
 
-Test = OneOf | NoneOf | AnyBit | NonNull
+@dataclass(frozen=True)
+class Within:
+    """The low word of an argument is a number of the range."""
+
+    arg: int
+    values: range
+
+
+Test = OneOf | NoneOf | AnyBit | NonNull | Within
 Alternatives = tuple[tuple[Test, ...], ...]
 ALWAYS: Alternatives = ((),)
 
@@ -78,7 +86,16 @@ class Syscall:
         return self.x86_64 if arch == X86_64 else self.aarch64
 
 
-_IP_STREAM: Alternatives = ((OneOf(0, (2, 10)), OneOf(1, (1,), SOCK_TYPE_MASK)),)
+# Descriptor numbers of UDP sockets. The address that sendmsg(2) sends to lies behind a pointer, where a filter cannot
+# look; to be told of every sendmsg(2) would put us into the data path of TCP. So UDP sockets get high numbers, and only
+# those are looked at. The first range is below FD_SETSIZE and the usual RLIMIT_NOFILE, the second for who needs more.
+WINDOWS = (range(960, 1024), range(64512, 65536))
+
+_IP_SOCKETS: Alternatives = (
+    (OneOf(0, (2, 10)), OneOf(1, (1,), SOCK_TYPE_MASK)),
+    (OneOf(0, (2, 10)), OneOf(1, (2,), SOCK_TYPE_MASK), OneOf(2, (0, 17))),
+)
+_IN_WINDOWS: Alternatives = tuple((Within(0, window),) for window in WINDOWS)
 _OTHER_LEVELS = NoneOf(1, (SOL_SOCKET, SOL_NETLINK))
 _SET_OPTIONS: Alternatives = (
     (_OTHER_LEVELS,),
@@ -88,20 +105,32 @@ _GET_OPTIONS: Alternatives = (
     (_OTHER_LEVELS,),
     (
         OneOf(1, (SOL_SOCKET,)),
-        OneOf(2, (SO_DOMAIN, SO_PROTOCOL, SO_REUSEPORT, SO_PEERCRED, SO_PEERSEC, SO_PEERGROUPS, SO_PEERPIDFD)),
+        OneOf(
+            2,
+            (
+                SO_DOMAIN,
+                SO_PROTOCOL,
+                SO_REUSEADDR,
+                SO_REUSEPORT,
+                SO_PEERCRED,
+                SO_PEERSEC,
+                SO_PEERGROUPS,
+                SO_PEERPIDFD,
+            ),
+        ),
     ),
 )
 
 TABLE: tuple[Syscall, ...] = (
     # Often called with arguments that need no look: first, so that they cost the fewest comparisons.
     Syscall("sendto", 44, 206, ((NonNull(4),), (AnyBit(3, MSG_FASTOPEN),)), "sendto"),
-    Syscall("sendmsg", 46, 211, ((AnyBit(2, MSG_FASTOPEN),),), "sendmsg"),
-    Syscall("sendmmsg", 307, 269, ((AnyBit(3, MSG_FASTOPEN),),), "sendmmsg"),
+    Syscall("sendmsg", 46, 211, ((AnyBit(2, MSG_FASTOPEN),), *_IN_WINDOWS), "sendmsg"),
+    Syscall("sendmmsg", 307, 269, ((AnyBit(3, MSG_FASTOPEN),), *_IN_WINDOWS), "sendmmsg"),
     Syscall("ioctl", 16, 29, ((OneOf(1, (SIOCOUTQNSD,)),),), "ioctl"),
     Syscall("getsockopt", 55, 209, _GET_OPTIONS, "getsockopt"),
     Syscall("setsockopt", 54, 208, _SET_OPTIONS, "setsockopt"),
     # Rows of socket(2) are tried in this order.
-    Syscall("socket", 41, 198, _IP_STREAM, "socket"),
+    Syscall("socket", 41, 198, _IP_SOCKETS, "socket"),
     Syscall("connect", 42, 203, ALWAYS, "connect"),
     Syscall("accept", 43, 202, ALWAYS, "accept"),
     Syscall("accept4", 288, 242, ALWAYS, "accept4"),

@@ -1,0 +1,298 @@
+"""UDP sockets: where each of them lives, and where it has to live to reach an address.
+
+A UDP socket is in the network namespace of its peer: in its app's own ("at home") as long as it has none or serves,
+in another app's when it talks to that app, in the host's when it talks to the outside. There its own virtual address
+and its peer's are the kernel's real ones, so that data, addresses, control messages and errors need no help of ours.
+See docs/design/udp.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address, is_any, is_loopback, is_multicast
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.model import ConnectionRow, ServerRow, SocketRow
+from appswitch.routing.route import Flow, Local, Outside, route
+from appswitch.routing.table import Endpoint, Table
+from appswitch.switch.apps import App
+from appswitch.switch.netns import Host, Netns, cookie_of
+
+DGRAM, UDP = 2, 17
+SOL_SOCKET, SO_REUSEADDR, SO_PROTOCOL, SO_DOMAIN = 1, 2, 38, 39
+SOL_IPV6, IPV6_V6ONLY = 41, 26
+DNS_PORT = 53
+LIMIT = 4096  # decisions that are remembered
+APPS_A_SWEEP = 64  # apps whose servers are looked at in one round
+_ON = b"\1\0\0\0"
+_MIN_GROWTH = 1000
+
+
+class Target(NamedTuple):
+    """Where a datagram for an address has to be sent: by one of ``apps`` in its namespace, or (none) by the host."""
+
+    to: Address  # as the place knows it
+    home: bool  # the app's own namespace
+    apps: tuple[App, ...]
+    error: int  # it must not be sent: with this errno
+
+
+class Datagram:
+    """One UDP socket of an app, known from its first bind(2), connect(2) or sendto(2) on."""
+
+    __slots__ = (
+        "actual", "answered", "app", "asked", "bound", "cookie", "endpoint", "family", "place", "reuseaddr",
+        "settled", "since", "source", "steady",
+    )  # fmt: skip
+
+    def __init__(self, cookie: int, app: App, family: int, place: App | None) -> None:
+        self.cookie = cookie
+        self.app = app
+        self.family = family
+        self.place = place  # None: the host
+        self.bound: Address | None = None  # by bind(2), at home
+        self.settled = False  # others expect it at home
+        self.reuseaddr = b"\0\0\0\0"  # what the app has set; the kernel's own is on once the socket is bound
+        self.source: Address | None = None  # the virtual address that a peer elsewhere sees
+        self.asked: Address | None = None  # the virtual address of connect(2)
+        self.endpoint: Endpoint | None = None
+        self.since = 0.0
+        self.actual: tuple[str, ...] = ()  # addresses of the host that lead here
+        self.steady: tuple[bytes, int] | None = None  # an address that needs no decision, in a version of the table
+        self.answered = 0
+
+    @property
+    def at_home(self) -> bool:
+        """Whether it is where it was made."""
+        return self.place is self.app
+
+
+class Datagrams:
+    """All of them, and the service table of UDP. One writer: the switch's thread."""
+
+    def __init__(self, apps: dict[int, App]) -> None:
+        self.by_cookie: dict[int, Datagram] = {}
+        self.table = Table()
+        self.host = Host()
+        self.on_up: Callable[[ServerRow], None] = lambda _row: None
+        self.on_down: Callable[[ServerRow], None] = lambda _row: None
+        self.on_gone: Callable[[Datagram], None] = lambda _datagram: None
+        self._apps = apps
+        self._by_home: dict[int, App] = {}  # by the cookie of the network namespace
+        self._targets: dict[tuple[int, bytes], Target] = {}
+        self._version = -1
+        self._serial = itertools.count(1)
+        self._serving: dict[int, dict[int, Datagram]] = {}  # app id -> its servers by cookie
+        self._turn: list[int] = []
+        self._sweep_at = _MIN_GROWTH
+
+    # -- apps
+
+    def attach(self, app: App) -> None:
+        """Serve it."""
+        self.table.own(app.ips)
+        if app.home is not None:
+            self._by_home[app.home.cookie] = app
+
+    def detach(self, app: App) -> None:
+        """Forget everything it had."""
+        for datagram in [d for d in self.by_cookie.values() if d.app is app]:
+            self.forget(datagram)
+        self.table.disown(app.ips)
+        self._serving.pop(app.id, None)
+        if app.home is not None:
+            self._by_home.pop(app.home.cookie, None)
+
+    # -- sockets
+
+    def identify(self, fd: Fd, cookie: int, app: App) -> Datagram | None:
+        """The entry of a descriptor; None for what is no UDP socket of ours."""
+        known = self.by_cookie.get(cookie)
+        if known is not None or cookie < 0:
+            return known
+        if _kernel.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, 4) != UDP.to_bytes(4, "little"):
+            return None
+        where = cookie_of(fd)
+        place = self._by_home.get(where)
+        if place is None and where != self.host.cookie:
+            return None  # of a namespace that the app made itself
+        made = self.by_cookie[cookie] = Datagram(cookie, app, _domain(fd), place)
+        if len(self.by_cookie) > self._sweep_at:
+            self.sweep()
+        return made
+
+    def add(self, fd: Fd, app: App, family: int, place: App | None) -> Datagram:
+        """Remember a socket that the switch has made."""
+        cookie = _kernel.cookie(fd)
+        made = self.by_cookie[cookie] = Datagram(cookie, app, family, place)
+        return made
+
+    def forget(self, datagram: Datagram) -> None:
+        """It was closed, or another one has taken its place."""
+        if self.by_cookie.pop(datagram.cookie, None) is not None:
+            self.withdraw(datagram)
+            self.on_gone(datagram)
+
+    # -- the service table
+
+    def serve(self, datagram: Datagram, v6only: bool) -> None:
+        """A bound socket: others may send to it from now on."""
+        app, bound = datagram.app, datagram.bound
+        assert bound is not None
+        endpoint = Endpoint(next(self._serial), app.id, bound, len(bound.ip) == 16 and not v6only, app.labels)
+        datagram.endpoint, datagram.since = endpoint, time.time()
+        self.table.add(endpoint, app.ips)
+        self._serving.setdefault(app.id, {})[datagram.cookie] = datagram
+        self.on_up(_server_row(datagram))
+
+    def withdraw(self, datagram: Datagram) -> None:
+        """It serves no longer."""
+        endpoint, app = datagram.endpoint, datagram.app
+        if endpoint is not None:
+            datagram.endpoint = None
+            self.table.remove(endpoint, app.ips)
+            self._serving.get(app.id, {}).pop(datagram.cookie, None)
+            self.on_down(_server_row(datagram, endpoint))
+
+    def servers(self) -> Iterable[Datagram]:
+        """All sockets that serve."""
+        return (datagram for there in self._serving.values() for datagram in there.values())
+
+    def holds(self, app: App, port: int, besides: int) -> bool:
+        """Whether another living socket of the app was bound to ``port`` by it."""
+        self._sweep_app(app)
+        there = self._serving.get(app.id, {}).values()
+        return any(d.bound is not None and d.bound.port == port and d.cookie != besides for d in there)
+
+    # -- closed sockets: close(2) is not reported, so the kernel is asked
+
+    def sweep_some(self) -> None:
+        """Look at the servers of some apps."""
+        if not self._turn:
+            self._turn = [app_id for app_id, there in self._serving.items() if there]
+        for app_id in self._turn[:APPS_A_SWEEP]:
+            app = self._apps.get(app_id)
+            if app is not None:
+                self._sweep_app(app)
+        del self._turn[:APPS_A_SWEEP]
+
+    def sweep(self) -> None:
+        """Forget all sockets that the kernel no longer lists as bound: of one that is bound again we learn again."""
+        living: set[int] = set()
+        homes: list[Netns | Host] = [self.host]
+        homes += [app.home for app in self._apps.values() if app.home is not None]
+        for place in homes:
+            living.update(place.datagrams())
+        for datagram in [d for d in self.by_cookie.values() if d.cookie not in living]:
+            self.forget(datagram)
+        self._sweep_at = 2 * len(self.by_cookie) + _MIN_GROWTH
+
+    def _sweep_app(self, app: App) -> None:
+        serving = self._serving.get(app.id)
+        if serving and app.home is not None:
+            living = set(app.home.datagrams())
+            if not serving.keys() <= living:  # it may leave one out while others come and go, but hardly twice
+                living.update(app.home.datagrams())
+            for datagram in [d for d in serving.values() if d.cookie not in living]:
+                self.forget(datagram)
+
+    # -- decisions
+
+    def target(self, app: App, raw: bytes) -> Target:
+        """Where datagrams of ``app`` to a sockaddr go. What is no address is sent at home, where the kernel says so."""
+        if self._version != self.table.version or len(self._targets) > LIMIT:
+            self._targets.clear()
+            self._version = self.table.version
+        key = (app.id, raw)
+        target = self._targets.get(key)
+        if target is None:
+            target = self._decide(app, raw)
+            if not app.rules.names:  # what names stand for changes with time
+                self._targets[key] = target
+        return target
+
+    def _decide(self, app: App, raw: bytes) -> Target:
+        to = _address(raw)
+        if to is None:
+            return Target(Address(b"\0\0\0\0", 0), True, (), 0)
+        at_home = Target(to, True, (), 0)
+        if is_any(to.ip) or is_multicast(to.ip):
+            return at_home
+        if is_loopback(to.ip):
+            host_port = app.host_ports.get(to.port)
+            return at_home if host_port is None else Target(Address(to.ip, host_port), False, (), 0)
+        if to.port == DNS_PORT and to.ip in app.nameservers:
+            return at_home
+        if app.has(to.ip) and self.table.by_app.get((app.id, to.port)):
+            return at_home
+        verdict = route(Flow(app.id, app.labels, to, host_loopback=False), self.table)
+        if isinstance(verdict, Local):
+            places = tuple(self._apps[e.app_id] for e in verdict.endpoints if e.app_id in self._apps)
+            places = tuple(place for place in places if place.home is not None and place is not app)
+            return Target(to, False, places, 0) if places else at_home
+        if isinstance(verdict, Outside):
+            error = 0 if app.may_reach(to.ip) else app.rules.error
+            return Target(to, app.home is None and not error, (), error)
+        return at_home  # nobody is there: as the kernel of a host says it, by ICMP
+
+    # -- views
+
+    def server_rows(self) -> tuple[ServerRow, ...]:
+        """As `ax get servers` shows them."""
+        return tuple(_server_row(datagram) for datagram in self.servers())
+
+    def socket_rows(self) -> tuple[SocketRow, ...]:
+        """As `ax get sockets` shows them."""
+        return tuple(_socket_row(datagram) for datagram in self.by_cookie.values())
+
+    def connection_rows(self) -> Iterable[ConnectionRow]:
+        """Flows of connected sockets that are not within their app, as `ax get connections` shows them."""
+        for datagram in self.by_cookie.values():
+            if datagram.asked is not None and not datagram.at_home and datagram.source is not None:
+                yield ConnectionRow(
+                    client_app=datagram.app.id, server_app=datagram.place.id if datagram.place else 0, proto="udp",
+                    client=str(datagram.source), server=str(datagram.asked), transport="udp",
+                )  # fmt: skip
+
+
+def _address(raw: bytes) -> Address | None:
+    if len(raw) < 2:
+        return None
+    family = sockaddr.family_of(raw)
+    if (family == AF_INET and len(raw) >= sockaddr.LEN4) or (family == AF_INET6 and len(raw) >= sockaddr.LEN6_MIN):
+        return sockaddr.decode(raw)
+    return None
+
+
+def _domain(fd: Fd) -> int:
+    raw = _kernel.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, 4)
+    if isinstance(raw, int):
+        raise OSError(raw, errno.errorcode.get(raw, "SO_DOMAIN"))
+    return raw[0]
+
+
+def _server_row(datagram: Datagram, endpoint: Endpoint | None = None) -> ServerRow:
+    endpoint = endpoint or datagram.endpoint
+    assert endpoint is not None
+    ip, port = endpoint.bound
+    text = str(Address(ip, port)).rsplit(":", 1)[0].strip("[]")
+    return ServerRow(
+        app_id=datagram.app.id, proto="udp", service_ip=text, service_port=port, actual=datagram.actual,
+        since=datagram.since,
+    )  # fmt: skip
+
+
+def _socket_row(datagram: Datagram) -> SocketRow:
+    place = "home" if datagram.at_home else "host" if datagram.place is None else "visiting"
+    flags = [flag for flag, on in (("bound", datagram.bound), ("connected", datagram.asked)) if on]
+    return SocketRow(
+        id=datagram.cookie, app_id=datagram.app.id, inode=0, proto="udp", flags=(*flags, place),
+        bind_ip=str(datagram.bound) if datagram.bound else "", backlog=0,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""Network namespaces in which the switch makes sockets. network_namespaces(7), setns(2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+
+_DGRAM, _UDP = 2, 17
+_SOL_SOCKET, _SO_NETNS_COOKIE = 1, 71
+_AF_NETLINK, _NETLINK_SOCK_DIAG = 16, 4
+_ALL_STATES = 0xFFF
+
+
+def cookie_of(fd: Fd) -> int:
+    """Which network namespace a socket belongs to (SO_NETNS_COOKIE, Linux 5.14); 0 when it is none."""
+    raw = _kernel.getsockopt(fd, _SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return 0 if isinstance(raw, int) else int.from_bytes(raw, "little")
+
+
+class Netns:
+    """One of them, held open."""
+
+    __slots__ = ("_diag", "_net", "_user", "cookie")
+
+    def __init__(self, net: Fd, user: Fd | None) -> None:
+        """``user``: the user namespace that owns it, where we are nobody outside it. Raises OSError."""
+        self._net = net
+        self._user = user
+        self._diag = self._socket(_AF_NETLINK, _DGRAM, _NETLINK_SOCK_DIAG)
+        self.cookie = cookie_of(self._diag)
+
+    def descriptors(self) -> tuple[Fd, ...]:
+        """What another process needs to make the same object."""
+        return (self._net,) if self._user is None else (self._net, self._user)
+
+    def socket(self, family: int, kind: int) -> Fd:
+        """A socket of IP in there. Raises OSError."""
+        return self._socket(family, kind, 0)
+
+    def datagrams(self) -> Iterator[int]:
+        """The cookies of all UDP sockets in there that are bound. Raises OSError."""
+        for family in (AF_INET, AF_INET6):
+            for cookie, *_ in _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag):
+                yield cookie
+
+    def close(self) -> None:
+        """Let go of it. Sockets keep it alive."""
+        for fd in (*self.descriptors(), self._diag):
+            fd.close()
+
+    def _socket(self, family: int, kind: int, protocol: int) -> Fd:
+        return _kernel.socket_in(self._net, -1 if self._user is None else self._user, family, kind, protocol)
+
+
+class Host:
+    """Our own, with the same operations."""
+
+    def __init__(self) -> None:
+        self.cookie = cookie_of(self.socket(AF_INET, _DGRAM))
+
+    def socket(self, family: int, kind: int) -> Fd:
+        """A socket of IP. Raises OSError."""
+        return _kernel.socket(family, kind, 0)
+
+    def datagrams(self) -> Iterator[int]:
+        """The cookies of all UDP sockets of the host that are bound. Raises OSError."""
+        for family in (AF_INET, AF_INET6):
+            for cookie, *_ in _kernel.dump_inet(family, _UDP, _ALL_STATES):
+                yield cookie
+
+
+def of_process(pid: int) -> Netns:
+    """The network namespace of a process. Raises OSError."""
+    net = _open(pid, "net")
+    return Netns(net, _open(pid, "user") if os.geteuid() else None)
+
+
+def _open(pid: int, kind: str) -> Fd:
+    return Fd(os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))

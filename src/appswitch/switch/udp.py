@@ -1,0 +1,501 @@
+"""The calls of UDP sockets: socket(2), bind(2), connect(2), sendto(2), sendmsg(2), sendmmsg(2) and names.
+
+Receiving is never looked at, nor is a send(2) on a connected socket. An address decides once where its socket has to
+live (`datagrams.Target`), and the socket is moved there, or linked with that place (relay.py); then the kernel makes
+the very call that was asked for. That is safe although its arguments lie in memory: a socket at home or with another
+app reaches nothing beyond that app. Only what goes to the host's network is sent by the switch, from a copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import select
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address, is_any, is_loopback
+from appswitch.kernel import procfs, sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.switch.apps import App
+from appswitch.switch import guard
+from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
+from appswitch.switch.datagrams import (
+    DGRAM,
+    IPV6_V6ONLY,
+    SOL_IPV6,
+    SOL_SOCKET,
+    SO_REUSEADDR,
+    Datagram,
+    Target,
+)
+from appswitch.switch.relay import at_any_address
+from appswitch.switch.swap import swap
+from appswitch.switch.syscalls import WINDOWS
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_TYPE_MASK, _NONBLOCK, _CLOEXEC = 0xF, 0o4000, 0o2000000
+_UNSPEC = bytes(2)
+_ON = b"\1\0\0\0"
+_MSG_DONTWAIT = 0x40
+_MSG_PASSED = 0x4 | 0x8000 | 0x800 | 0x40  # DONTROUTE, MORE, CONFIRM, DONTWAIT
+MAX_DATAGRAM = 65536  # bytes; a longer one is EMSGSIZE anyway
+MAX_VECTORS, MAX_CONTROL, MAX_MESSAGES = 1024, 512, 1024
+_msghdr = struct.Struct("=QI4xQQQQi4x")  # name, namelen, iov, iovlen, control, controllen, flags
+_MMSGHDR = 64  # sizeof(struct mmsghdr)
+_iovec = struct.Struct("=QQ")
+PROBES = 64  # descriptor numbers that are tried for a new socket
+
+
+class Message(NamedTuple):
+    """One datagram as its sender describes it: where its parts lie, each as (address, size)."""
+
+    name: bytes  # sockaddr, read once; empty: the peer
+    data: tuple[int, int]
+    scattered: bool  # ``data`` is an array of struct iovec, and how many
+    control: tuple[int, int]
+    flags: int
+
+
+# -- socket(2)
+
+
+def socket(_switch: Switch, call: Call) -> Outcome:
+    """socket(2) of UDP: made at home, under a number that has sendmsg(2) notified."""
+    kind = call.int32(1)
+    if kind & ~(_TYPE_MASK | _NONBLOCK | _CLOEXEC):
+        return -errno.EINVAL
+    app = call.app
+    if app.home is None:
+        return CONTINUE  # it shares the host's network, and so do its sockets
+    made = app.home.socket(call.int32(0), DGRAM | kind & _NONBLOCK)
+    cloexec = bool(kind & _CLOEXEC)
+    number = _free_number(call)
+    if number >= 0:
+        given = _kernel.add_fd(app.listener, call.id, made, number, cloexec, 1)
+        if given not in (-errno.EBADF, -errno.EMFILE):  # above RLIMIT_NOFILE: any number will do
+            return LATER if given >= 0 or given == -errno.ENOENT else given
+    given = call.give(made, cloexec)
+    return LATER if given >= 0 or given == -errno.ENOENT else given
+
+
+def _free_number(call: Call) -> int:
+    """A number in the windows (see syscalls.py) that the caller does not use; -1 when there is none."""
+    pidfd, app = call.pidfds.get(call.tid), call.app
+    for window in WINDOWS:
+        for step in range(min(PROBES, len(window))):
+            number = window[(app.next_datagram + step) % len(window)]
+            if _kernel.fetch(pidfd, number) == errno.EBADF:
+                app.next_datagram += step + 1
+                return number
+    return -1
+
+
+# -- bind(2)
+
+
+def bind(switch: Switch, call: Call, fd: Fd, cookie: int, raw: bytes | int) -> Outcome:
+    """bind(2): at home the kernel itself knows which addresses are the app's, and which ports are taken."""
+    datagram = switch.datagrams.identify(fd, cookie, call.app)
+    if datagram is None or datagram.app.home is None:
+        return CONTINUE
+    name = taken(raw)
+    if _kernel.getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 4) != _ON:
+        datagram.reuseaddr = bytes(4)
+    elif datagram.bound is None:
+        datagram.reuseaddr = _ON
+    error = _kernel.bind(fd, name)
+    if error == errno.EADDRINUSE and _only_by_us(switch, datagram, name):
+        _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
+        error = _kernel.bind(fd, name)
+    if error == errno.EINVAL and datagram.answered == call.tid and procfs.catches_passing_signals(call.tid):
+        return 0  # a signal swallowed the first reply: see connect.py
+    if error:
+        return -error
+    datagram.answered = call.tid
+    if datagram.at_home:
+        outcome = _settle(switch, datagram, fd, int.from_bytes(name[2:4], "big") != 0)
+        if outcome:
+            return outcome
+    return 0
+
+
+def _only_by_us(switch: Switch, datagram: Datagram, name: bytes) -> bool:
+    """Whether the port is taken by a guest of the app's namespace, and not by another socket of the app."""
+    port = int.from_bytes(name[2:4], "big")
+    return port != 0 and not switch.datagrams.holds(datagram.app, port, datagram.cookie)
+
+
+def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outcome:
+    """It is bound now: others may send to it, guests may have the same port, strangers come in if it is exposed."""
+    raw = _kernel.getsockname(fd)
+    if isinstance(raw, int):
+        return -raw
+    datagram.bound = sockaddr.decode(raw)
+    datagram.settled = explicit
+    _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
+    _kernel.attach_filter(fd, guard.program(datagram.bound.ip, datagram.app.ips))
+    for expose in datagram.app.spec.expose:
+        if expose.internal == datagram.bound.port and expose.protocol != "tcp" and not is_loopback(datagram.bound.ip):
+            error = switch.relay.expose(datagram, expose)
+            if error:
+                switch.relay.forget(datagram)
+                switch.log("cannot expose", app=datagram.app.spec.appid, host=str(expose), protocol="udp",
+                           error=errno.errorcode[error])  # fmt: skip
+                return -error
+    switch.datagrams.serve(datagram, _is_v6only(fd, datagram))
+    return 0
+
+
+def _is_v6only(fd: Fd, datagram: Datagram) -> bool:
+    return datagram.family == AF_INET6 and _kernel.getsockopt(fd, SOL_IPV6, IPV6_V6ONLY, 4) == _ON
+
+
+# -- connect(2)
+
+
+def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: bytes | int) -> Outcome:
+    """connect(2): the socket goes where its peer is, and is connected there."""
+    datagram = switch.datagrams.identify(fd, cookie, call.app)
+    if datagram is None:
+        return CONTINUE
+    name = taken(raw)
+    if name.startswith(_UNSPEC):
+        datagram.asked = None
+        return -_kernel.connect(fd, name)
+    target = switch.datagrams.target(datagram.app, name)
+    if target.error:
+        return -target.error
+    place = _place_of(switch, datagram, target)
+    if place is datagram.place or _cannot_follow(fd, datagram, target):
+        error = _kernel.connect(fd, name if place is not None else sockaddr.encode(datagram.family, target.to))
+    else:
+        error = _move(switch, call, fd, datagram, status, place, target, connected=True)
+    if not error:
+        found = switch.datagrams.by_cookie.get(datagram.cookie, datagram)
+        found.asked = sockaddr.decode(name) if len(name) >= sockaddr.LEN4 else None
+    return -error
+
+
+def _place_of(switch: Switch, datagram: Datagram, target: Target) -> App | None:
+    """One of the places where the target is: the present one if it is among them."""
+    if target.home:
+        return datagram.app if datagram.app.home is not None else None
+    if not target.apps:
+        return None
+    if datagram.place in target.apps:
+        return datagram.place
+    return target.apps[switch.pick(len(target.apps))] if len(target.apps) > 1 else target.apps[0]
+
+
+def _cannot_follow(fd: Fd, datagram: Datagram, target: Target) -> bool:
+    """An IPv6 socket that may not speak IPv4, or an IPv4 one asked for IPv6: the kernel at home has the errno."""
+    if len(target.to.ip) == 4:
+        return _is_v6only(fd, datagram)
+    return datagram.family == AF_INET
+
+
+def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Datagram | None:
+    """The entry of a UDP socket, None for other files. Where its peer's app has gone, it is pointed at a living one."""
+    datagram = switch.datagrams.by_cookie.get(cookie)
+    if datagram is None or datagram.asked is None or datagram.place is None or datagram.place is datagram.app:
+        return datagram
+    name = sockaddr.encode(datagram.family, datagram.asked)
+    target = switch.datagrams.target(datagram.app, name)
+    if target.home or target.error or datagram.place in target.apps or not target.apps:
+        return datagram
+    asked = datagram.asked
+    place = _place_of(switch, datagram, target)
+    if _move(switch, call, fd, datagram, status, place, target, connected=True) == 0:
+        datagram = switch.datagrams.by_cookie[datagram.cookie]
+        datagram.asked = asked
+    return datagram
+
+
+def _move(
+    switch: Switch,
+    call: Call,
+    fd: Fd,
+    datagram: Datagram,
+    status: int,
+    place: App | None,
+    target: Target,
+    connected: bool,
+) -> int:
+    """Put a socket in another place behind the caller's descriptor; ``datagram`` becomes its entry. 0 or an errno."""
+    app, family = datagram.app, datagram.family
+    raw = _kernel.getsockname(fd)
+    own = Address(b"", 0) if isinstance(raw, int) else sockaddr.decode(raw)
+    port = own.port
+    source = own.ip if port and own.ip and not is_any(own.ip) and datagram.at_home else app.source_for(
+        target.to.ip, switch.node_ips
+    )  # fmt: skip
+    if len(source) != len(target.to.ip):
+        source = app.source_for(target.to.ip, switch.node_ips)
+    home = place.home if place is not None else switch.datagrams.host
+    if home is None:
+        return errno.ENETUNREACH
+    made = home.socket(family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    if place is app:
+        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
+        error = _kernel.bind(made, sockaddr.encode(family, datagram.bound or Address(source, port)))
+    elif place is not None:
+        error = _bind_guest(made, family, Address(source, port))
+    else:
+        error = 0
+    if error == 0 and connected:
+        error = _kernel.connect(made, sockaddr.encode(family, target.to))
+    if error:
+        return error
+    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
+    swap(call, fd, made)
+    _replace(switch, datagram, made, place)
+    shown = _kernel.getsockname(made)
+    datagram.source = Address(source, port if isinstance(shown, int) else sockaddr.decode(shown).port)
+    return 0
+
+
+def _bind_guest(made: Fd, family: int, own: Address) -> int:
+    """The port that it had, or (a stranger has it) any other."""
+    at_any_address(made, family)
+    error = _kernel.bind(made, sockaddr.encode(family, own))
+    if error == errno.EADDRINUSE:
+        error = _kernel.bind(made, sockaddr.encode(family, Address(own.ip, 0)))
+    return error
+
+
+def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) -> None:
+    """The entry follows the descriptor."""
+    switch.datagrams.forget(datagram)
+    datagram.cookie = _kernel.cookie(made)
+    datagram.place, datagram.source, datagram.steady = place, None, None
+    switch.datagrams.by_cookie[datagram.cookie] = datagram
+
+
+# -- sending
+
+
+def sendto(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+    """sendto(2) with an address."""
+    name = call.read_sockaddr(call.args[4], call.int32(5))
+    outcome = _steer(switch, call, fd, status, datagram, name)
+    if outcome != CONTINUE or datagram.place is not None:
+        return outcome
+    return _carry(switch, call, Message(name, (call.args[1], call.args[2]), False, (0, 0), call.int32(3)))
+
+
+def sendmsg(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+    """sendmsg(2) of a socket in the window."""
+    message = _message(call, call.args[1], call.int32(2))
+    if not message.name:
+        return CONTINUE  # to its peer
+    outcome = _steer(switch, call, fd, status, datagram, message.name)
+    if outcome != CONTINUE or datagram.place is not None:
+        return outcome
+    return _carry(switch, call, message)
+
+
+def sendmmsg(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+    """sendmmsg(2) of a socket in the window: as many messages as can go, like one after the other."""
+    flags, place = call.int32(3), datagram.place
+    places = [call.args[1] + index * _MMSGHDR for index in range(min(call.args[2] & 0xFFFFFFFF, MAX_MESSAGES))]
+    messages = [_message(call, address, flags) for address in places]
+    for index, message in enumerate(messages):
+        outcome = _steer(switch, call, fd, status, datagram, message.name) if message.name else CONTINUE
+        if outcome != CONTINUE and index == 0:
+            return outcome
+        if outcome != CONTINUE or (index and datagram.place is not place):
+            break  # what comes after it goes with the next call
+        place = datagram.place
+        if place is None:
+            sent = _transmit(switch, call, message)
+            if sent < 0:
+                return index or sent
+            call.write(places[index] + _msghdr.size, sent.to_bytes(4, "little"))
+    else:
+        return CONTINUE if place is not None else len(messages)
+    raise AssertionError
+
+
+def _steer(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram, name: bytes) -> Outcome:
+    """Have the socket where ``name`` can be reached: CONTINUE, or a negative errno."""
+    version = switch.datagrams.table.version
+    if datagram.steady == (name, version):
+        return CONTINUE
+    target = switch.datagrams.target(datagram.app, name)
+    if target.error:
+        return -target.error
+    place = _place_of(switch, datagram, target)
+    if place is not datagram.place and not _cannot_follow(fd, datagram, target):
+        error = _reach(switch, call, fd, status, datagram, place, target)
+        if error:
+            return -error
+    elif datagram.at_home:
+        datagram.settled = True  # a reply may come
+    datagram.steady = (name, version)
+    return CONTINUE
+
+
+def _reach(
+    switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram, place: App | None, target: Target
+) -> int:
+    """The address is elsewhere. Nobody expects the socket here: it moves; else it stays or returns, and is linked."""
+    if datagram.at_home and not datagram.settled and not switch.relay.links(datagram):
+        return _move(switch, call, fd, datagram, status, place, target, connected=False)
+    if not datagram.at_home:
+        error = _retreat(switch, call, fd, status, datagram)
+        if error:
+            return error
+    if place is datagram.app:
+        return 0
+    if datagram.bound is None:
+        raw = _kernel.getsockname(call.fetch()[0])
+        if isinstance(raw, int):
+            return raw
+        datagram.bound = sockaddr.decode(raw)
+    return switch.relay.link(datagram, place, target.to)
+
+
+def _retreat(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> int:
+    """A socket with a second peer comes home; what it was remains as its far end, and misses nothing."""
+    app, was = datagram.app, datagram.place
+    if app.home is None:
+        return errno.ENETUNREACH
+    raw = _kernel.getsockname(fd)
+    if isinstance(raw, int):
+        return raw
+    own = sockaddr.decode(raw)
+    if was is None or is_any(own.ip):
+        own = Address(bytes(4 if datagram.family == AF_INET else 16), own.port)
+    far = Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+    made = app.home.socket(datagram.family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
+    error = _kernel.bind(made, sockaddr.encode(datagram.family, own))
+    if error:
+        return error
+    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
+    swap(call, fd, made)
+    _replace(switch, datagram, made, app)
+    datagram.bound, datagram.settled = own, True
+    switch.relay.take_over(datagram, was, far)
+    return 0
+
+
+def _carry(switch: Switch, call: Call, message: Message) -> Outcome:
+    """Send a copy on the app's behalf; wait for room if the app would."""
+    outcome = _transmit(switch, call, message)
+    fd, _, status = call.fetch()
+    if outcome != -errno.EAGAIN or message.flags & _MSG_DONTWAIT or status & _NONBLOCK:
+        return outcome
+
+    def attempt() -> Outcome | None:
+        again = _transmit(switch, call, message)
+        return None if again == -errno.EAGAIN else again
+
+    switch.parking.park(call, fd, select.EPOLLOUT, attempt, None, -errno.EAGAIN)
+    return LATER
+
+
+def _transmit(switch: Switch, call: Call, message: Message) -> Outcome:
+    """One datagram to the host's network, to the address that was judged."""
+    fd, cookie, _ = call.fetch()
+    datagram = switch.datagrams.by_cookie.get(cookie)
+    if datagram is None or datagram.place is not None:
+        return -errno.EAGAIN
+    name = b""
+    if message.name:
+        target = switch.datagrams.target(datagram.app, message.name)
+        if target.error or target.apps or _cannot_follow(fd, datagram, target):
+            return -(target.error or errno.ENETUNREACH)
+        name = sockaddr.encode(datagram.family, target.to)
+    data = _gather(call, message)
+    control = call.read(*message.control) if 0 < message.control[1] <= MAX_CONTROL else b""
+    return _kernel.send_to(fd, data, name, without_source(control), message.flags & _MSG_PASSED)
+
+
+def without_source(control: bytes) -> bytes:
+    """Control messages for the host: without a source address (IP_PKTINFO), which would be a virtual one. cmsg(3)."""
+    kept, offset = b"", 0
+    while offset + 16 <= len(control):
+        size = int.from_bytes(control[offset : offset + 8], "little")
+        level, kind = struct.unpack_from("=ii", control, offset + 8)
+        if size < 16 or offset + size > len(control):
+            break
+        step = size + 7 & ~7
+        if (level, kind) not in ((0, 8), (41, 50)) and level != SOL_SOCKET:
+            kept += control[offset : offset + step].ljust(step, b"\0")
+        offset += step
+    return kept
+
+
+def _message(call: Call, address: int, flags: int) -> Message:
+    name, length, vectors, count, control, control_size, _ = _msghdr.unpack(call.read(address, _msghdr.size))
+    raw = call.read_sockaddr(name, min(length, sockaddr.MAX_LEN)) if name and length else b""
+    return Message(raw, (vectors, count), True, (control, control_size), flags)
+
+
+def _gather(call: Call, message: Message) -> bytes:
+    """Raises Failed(EMSGSIZE, EFAULT), Vanished."""
+    vectors: Iterable[tuple[int, ...]] = (message.data,)
+    if message.scattered:
+        address, count = message.data
+        if count > MAX_VECTORS:
+            raise Failed(errno.EMSGSIZE)
+        vectors = _iovec.iter_unpack(call.read(address, _iovec.size * count))
+    parts, room = [], MAX_DATAGRAM
+    for base, size in vectors:
+        part = min(size, room)
+        if part:
+            parts.append(call.read(base, part))
+            room -= part
+    return b"".join(parts)
+
+
+# -- names
+
+
+def getsockname(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Outcome:
+    """getsockname(2): the kernel's own but for the host's, which the app must not see."""
+    datagram = refresh(switch, call, fd, cookie, status)
+    if datagram is None or datagram.place is not None or datagram.source is None:
+        return CONTINUE
+    raw = _kernel.getsockname(fd)
+    if isinstance(raw, int):
+        return -raw
+    shown = Address(datagram.source.ip, sockaddr.decode(raw).port)
+    call.write_result(call.args[1], call.args[2], sockaddr.encode(datagram.family, shown))
+    return 0
+
+
+def getpeername(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Outcome:
+    """getpeername(2): the kernel's own, or what was asked for where the host has it at another port."""
+    datagram = refresh(switch, call, fd, cookie, status)
+    if datagram is None or datagram.place is not None or datagram.asked is None:
+        return CONTINUE
+    if isinstance(_kernel.getpeername(fd), int):
+        return -errno.ENOTCONN
+    call.write_result(call.args[1], call.args[2], sockaddr.encode(datagram.family, datagram.asked))
+    return 0
+
+
+def getsockopt(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Outcome:
+    """getsockopt(2): the kernel's own, but for SO_REUSEADDR, which is on for our sake (see `_settle`)."""
+    datagram = refresh(switch, call, fd, cookie, status)
+    if datagram is None or (call.int32(1), call.int32(2)) != (SOL_SOCKET, SO_REUSEADDR):
+        return CONTINUE
+    if datagram.at_home and datagram.bound is None:
+        return CONTINUE
+    room = call.read_int(call.args[4])
+    if room < 0:
+        return -errno.EINVAL
+    value = datagram.reuseaddr[:room]
+    call.write(call.args[3], value)
+    call.write(call.args[4], len(value).to_bytes(4, "little"))
+    return 0
