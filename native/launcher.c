@@ -550,14 +550,19 @@ static const struct {
     {"ff00::", AF_INET6, 8, RTN_THROW},          {"fe80::", AF_INET6, 10, RTN_THROW},
 };
 
-static int add_udp_rule(int netlink, int family) {
-    uint32_t priority = UDP_PRIORITY, table = UDP_TABLE;
+/* One rule for UDP, one for packets with the mark that the switch gives its UDP sockets: ICMP errors carry it back to
+ * the sender (fwmark_reflect), so that a closed port refuses connected sockets as on any host. */
+static int add_udp_rule(int netlink, int family, bool marked) {
+    uint32_t priority = UDP_PRIORITY + marked, table = UDP_TABLE, mark = UDP_TABLE;
     uint8_t protocol = IPPROTO_UDP;
     struct request request = start(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL);
     struct fib_rule_hdr rule = {.family = (uint8_t)family, .action = FR_ACT_TO_TBL};
     put(&request, &rule, sizeof rule);
     put_attribute(&request, FRA_PRIORITY, &priority, sizeof priority);
-    put_attribute(&request, FRA_IP_PROTO, &protocol, sizeof protocol);
+    if (marked)
+        put_attribute(&request, FRA_FWMARK, &mark, sizeof mark);
+    else
+        put_attribute(&request, FRA_IP_PROTO, &protocol, sizeof protocol);
     put_attribute(&request, FRA_TABLE, &table, sizeof table);
     return ask(netlink, &request);
 }
@@ -603,11 +608,14 @@ static void steer_udp(int netlink, const struct address *addresses, size_t count
         for (size_t i = 0; i < sizeof udp_routes / sizeof udp_routes[0] && !error; i++)
             if (udp_routes[i].family == families[f])
                 error = add_udp_route(netlink, i, source_of(addresses, count, families[f]));
-        if (!error)
-            error = add_udp_rule(netlink, families[f]);
+        for (int marked = 0; marked < 2 && !error; marked++)
+            error = add_udp_rule(netlink, families[f], marked);
         if (error && !is_missing(error))
             die(EXIT_OURS, "UDP cannot be led to lo: %s", strerror(error));
     }
+    /* Where /proc/sys is read-only, or not there, a closed port stays silent. */
+    write_file("/proc/sys/net/ipv4/fwmark_reflect", "1");
+    write_file("/proc/sys/net/ipv6/fwmark_reflect", "1");
 }
 
 static void furnish_netns(const struct options *o) {

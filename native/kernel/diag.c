@@ -122,8 +122,8 @@ static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
 /* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
 PyObject *k_dump_inet(ARGS) {
     int family, protocol, states, netlink = -1;
-    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 || as_int(args[1], &protocol) < 0 ||
-        as_int(args[2], &states) < 0 ||
+    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
+        as_int(args[1], &protocol) < 0 || as_int(args[2], &states) < 0 ||
         (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
         return NULL;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from appswitch._kernel import Fd
@@ -22,7 +23,7 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "home", "host_ports", "id", "ips",
+        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id", "ips",
         "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec",
     )  # fmt: skip
 
@@ -36,6 +37,7 @@ class App:
         self.ips: tuple[bytes, ...] = tuple(ip_bytes(ip) for ip in spec.ips)
         self.labels: Labels = frozenset(spec.labels.items())
         self.home = home  # its network namespace; None: the host's
+        self.guests: Counter[Address] = Counter()  # sockets of others in there, by their addresses
         self.nameservers: dict[bytes, Address] = {}  # at home, with where they listen for TCP
         self.host_ports = {port.internal: port.host_port for port in spec.host_ports}
         self.rules = compile_rules(spec.egress)
@@ -67,6 +69,16 @@ class App:
             if len(ip) == size:
                 return ip
         return node.get(size) or loopback_like(to)
+
+    def welcome(self, guest: Address) -> None:
+        """A socket of another app lives in its namespace from now on."""
+        self.guests[guest] += 1
+
+    def dismiss(self, guest: Address) -> None:
+        """It is gone."""
+        self.guests[guest] -= 1
+        if self.guests[guest] <= 0:
+            del self.guests[guest]
 
     def may_reach(self, ip: bytes) -> bool:
         """Whether its egress rules let it go to an address outside."""

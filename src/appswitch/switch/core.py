@@ -128,10 +128,10 @@ class Switch:
         self.datagrams.detach(app)
         if self.nameservers is not None:
             self.nameservers.detach(app)
-        del self.apps[app.id]
-        app.listener.close()
         if app.home is not None:
             app.home.close()
+        del self.apps[app.id]
+        app.listener.close()
         app.bound.clear()
         self.on_detach(app)
         self.reports.app_gone(app)

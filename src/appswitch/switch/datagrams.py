@@ -85,6 +85,7 @@ class Datagrams:
         self.on_down: Callable[[ServerRow], None] = lambda _row: None
         self.on_gone: Callable[[Datagram], None] = lambda _datagram: None
         self._apps = apps
+        self._owners: dict[bytes, tuple[App, ...]] = {}  # who can be reached at a virtual address
         self._by_home: dict[int, App] = {}  # by the cookie of the network namespace
         self._targets: dict[tuple[int, bytes], Target] = {}
         self._version = -1
@@ -99,6 +100,8 @@ class Datagrams:
         """Serve it."""
         self.table.own(app.ips)
         if app.home is not None:
+            for ip in app.ips:
+                self._owners[ip] = (*self._owners.get(ip, ()), app)
             self._by_home[app.home.cookie] = app
 
     def detach(self, app: App) -> None:
@@ -107,6 +110,10 @@ class Datagrams:
             self.forget(datagram)
         self.table.disown(app.ips)
         self._serving.pop(app.id, None)
+        for ip in app.ips:
+            self._owners[ip] = tuple(other for other in self._owners.get(ip, ()) if other is not app)
+            if not self._owners[ip]:
+                del self._owners[ip]
         if app.home is not None:
             self._by_home.pop(app.home.cookie, None)
 
@@ -138,6 +145,8 @@ class Datagrams:
         """It was closed, or another one has taken its place."""
         if self.by_cookie.pop(datagram.cookie, None) is not None:
             self.withdraw(datagram)
+            if datagram.place is not None and datagram.source is not None and not datagram.at_home:
+                datagram.place.dismiss(datagram.source)
             self.on_gone(datagram)
 
     # -- the service table
@@ -210,6 +219,10 @@ class Datagrams:
         if self._version != self.table.version or len(self._targets) > LIMIT:
             self._targets.clear()
             self._version = self.table.version
+        if app.guests:
+            to = _address(raw)
+            if to in app.guests:
+                return Target(to, True, (), 0)
         key = (app.id, raw)
         target = self._targets.get(key)
         if target is None:
@@ -240,7 +253,9 @@ class Datagrams:
         if isinstance(verdict, Outside):
             error = 0 if app.may_reach(to.ip) else app.rules.error
             return Target(to, app.home is None and not error, (), error)
-        return at_home  # nobody is there: as the kernel of a host says it, by ICMP
+        # Nobody listens there. If an app has the address, its namespace says so, by ICMP; else it stays unheard.
+        owners = tuple(o for o in self._owners.get(to.ip, ()) if o is not app and not o.labels.isdisjoint(app.labels))
+        return Target(to, False, owners, 0) if owners else at_home
 
     # -- views
 

@@ -13,6 +13,8 @@ _DGRAM, _UDP = 2, 17
 _SOL_SOCKET, _SO_NETNS_COOKIE = 1, 71
 _AF_NETLINK, _NETLINK_SOCK_DIAG = 16, 4
 _ALL_STATES = 0xFFF
+_SO_MARK = 36
+MARK = (6664).to_bytes(4, "little")  # of packets that any address is local for: native/launcher.c, steer_udp()
 
 
 def cookie_of(fd: Fd) -> int:
@@ -39,7 +41,9 @@ class Netns:
 
     def socket(self, family: int, kind: int) -> Fd:
         """A socket of IP in there. Raises OSError."""
-        return self._socket(family, kind, 0)
+        made = self._socket(family, kind, 0)
+        _kernel.setsockopt(made, _SOL_SOCKET, _SO_MARK, MARK)
+        return made
 
     def datagrams(self) -> Iterator[int]:
         """The cookies of all UDP sockets in there that are bound. Raises OSError."""

@@ -101,6 +101,8 @@ class Relay:
     def take_over(self, datagram: Datagram, place: App | None, fd: Fd) -> None:
         """A socket that lived elsewhere has come home: what it was there goes on as its far end."""
         _kernel.set_status_flags(fd, 2 | _NONBLOCK)
+        if place is not None:
+            place.welcome(self._own(datagram, datagram.family))
         self._install(_Far(datagram, place, datagram.family, fd, None))
 
     def links(self, datagram: Datagram) -> bool:
@@ -146,7 +148,11 @@ class Relay:
             return errno.ENETUNREACH
         fd = place.home.socket(family, DGRAM | _NONBLOCK)
         at_any_address(fd, family)
-        return _kernel.bind(fd, sockaddr.encode(family, self._own(datagram, family))) or fd
+        own = self._own(datagram, family)
+        error = _kernel.bind(fd, sockaddr.encode(family, own))
+        if not error:
+            place.welcome(own)
+        return error or fd
 
     def _own(self, datagram: Datagram, family: int) -> Address:
         """The address of the socket at home that a peer of ``family`` sees."""
@@ -211,6 +217,8 @@ class Relay:
     def _close(self, far: _Far) -> None:
         for peer in list(far.peers):
             self._drop(far, peer)
+        if far.place is not None:
+            far.place.dismiss(self._own(far.datagram, far.family))
         self._loop.unwatch(far.fd)
         far.fd.close()
 
@@ -230,12 +238,13 @@ class Relay:
 def _pktinfo(ip: bytes) -> bytes:
     """Control message to send from ``ip``: struct in_pktinfo, struct in6_pktinfo behind a struct cmsghdr."""
     if len(ip) == 4:
-        return (28).to_bytes(8, "little") + SOL_IP.to_bytes(4, "little") + IP_PKTINFO.to_bytes(4, "little") + (
-            bytes(4) + ip + bytes(4) + bytes(4)
+        return (
+            (28).to_bytes(8, "little")
+            + SOL_IP.to_bytes(4, "little")
+            + IP_PKTINFO.to_bytes(4, "little")
+            + (bytes(4) + ip + bytes(4) + bytes(4))
         )
     if len(ip) == 16:
         head = (36).to_bytes(8, "little") + SOL_IPV6.to_bytes(4, "little") + IPV6_PKTINFO.to_bytes(4, "little")
         return head + ip + bytes(4) + bytes(4)
     return b""
-
-

@@ -258,6 +258,8 @@ def _move(
     _replace(switch, datagram, made, place)
     shown = _kernel.getsockname(made)
     datagram.source = Address(source, port if isinstance(shown, int) else sockaddr.decode(shown).port)
+    if place is not None and place is not app:
+        place.welcome(datagram.source)
     return 0
 
 
