@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, ip_bytes, is_any
+from appswitch.address import Address, ip_bytes, is_any, is_loopback, loopback_like
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import Expose
@@ -175,6 +175,8 @@ class Relay:
         fd = app.home.socket(family, DGRAM | _NONBLOCK)
         at_any_address(fd, family)
         own = self._own(far.datagram, family)
+        if is_loopback(peer.ip) and far.datagram.bound is not None and is_any(far.datagram.bound.ip):
+            own = Address(loopback_like(peer.ip), own.port)  # a program of the host: the reply comes from loopback, too
         error = _kernel.bind(fd, sockaddr.encode(family, peer)) or _kernel.connect(fd, sockaddr.encode(family, own))
         if error:
             self._switch.log("no stand-in", app=app.spec.appid, peer=str(peer), error=errno.errorcode.get(error, error))
