@@ -1,0 +1,143 @@
+"""The DNS server as control has it: made of its parts, fed by the link to the switch."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterable
+
+import structlog
+
+from appswitch.address import ip_text
+from appswitch.control.dns.apps import Apps
+from appswitch.control.dns.asker import asker
+from appswitch.control.dns.cache import Cache
+from appswitch.control.dns.desk import Desk
+from appswitch.control.dns.forward import Forwarder
+from appswitch.control.dns.intake import Intake
+from appswitch.control.dns.resolver import Resolver
+from appswitch.control.dns.server import Port
+from appswitch.control.dns.servicenames import ServiceNames
+from appswitch.control.dns.upstream import ResolvConf, Servers
+from appswitch.control.dns.zone import Source, Zone
+from appswitch.control.link import Event, SwitchLink
+from appswitch.control.settings import Settings
+from appswitch.wire import AppChanged, AppGone, NameServer, ServerDown, ServerUp
+
+MAX_WAITING = 256  # name servers of apps that are not known yet
+PATIENCE = 10.0  # seconds in which the switch tells of an app whose sockets have come: it uses two sockets for that
+
+_log = structlog.get_logger(part="dns")
+
+
+class Dns:
+    """Made before the link connects: the switch then sends sockets to a place that is there. Raises OSError."""
+
+    def __init__(self, link: SwitchLink, settings: Settings, sources: Iterable[Source] = ()) -> None:
+        self._link = link
+        self._intake = Intake(settings.run_dir.dns, self._take)
+        self._names = ServiceNames(self.changed)
+        self._apps = Apps(self._names.get)
+        servers: Servers = ResolvConf()
+        if given := tuple((ip_text(one.ip), one.port) for one in settings.dns_servers):
+            servers = lambda: given  # noqa: E731 - a constant, where the other one looks at a file
+        cache = Cache()
+        self._forwarder = Forwarder(servers, cache, time.monotonic)
+        zone = Zone(settings.dns_domain, self._apps, sources)
+        self._resolver = Resolver(zone, cache, self._forwarder, link.permit, time.monotonic)
+        self._desks: dict[int, Desk] = {}
+        self._ports: dict[tuple[int, str], Port] = {}
+        self._waiting: dict[tuple[int, str], asyncio.TimerHandle] = {}  # `_ports` of apps that are not known yet
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        self._intake.start()
+        try:
+            while not self._link.stopping:
+                await self._follow()
+            await asyncio.Event().wait()  # control is stopping anyway
+        finally:
+            await self._close()
+
+    def changed(self) -> None:
+        """A source has other names or addresses now."""
+        self._resolver.changed()
+
+    # Events
+
+    async def _follow(self) -> None:
+        """Until the watch is cut off: it has fallen behind, and all is read anew."""
+        with self._link.watch() as watch:
+            self._apps.reset(self._link.apps, self._link.servers)
+            self._resolver.changed()
+            for app_id in {app_id for app_id, _ in self._ports.keys() - self._waiting.keys()} - self._link.apps.keys():
+                self._end(app_id)
+            for app_id in {app_id for app_id, _ in self._waiting} & self._link.apps.keys():
+                self._known(app_id)
+            for row in self._link.servers.values():
+                self._names.learn(row.service_port, row.proto)
+            async for event in watch:
+                self._apply(event)
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case AppChanged(row):
+                self._apps.put(row)
+                self._known(row.app.id)
+            case AppGone(app_id):
+                self._apps.drop(app_id)
+                self._end(app_id)
+            case ServerUp(row):
+                self._apps.listen(row)
+                self._names.learn(row.service_port, row.proto)
+            case ServerDown(row):
+                self._apps.unlisten(row)
+        self._resolver.changed()
+
+    # Sockets
+
+    def _take(self, message: NameServer, udp: socket.socket, tcp: socket.socket) -> None:
+        """They are served from now on, or from when the app is known; those that were there before are not any more."""
+        key = (message.app_id, message.address)
+        port = Port(udp, tcp)
+        self._drop(key)
+        if message.app_id in self._link.apps:
+            self._ports[key] = port
+            port.start(self._desk(message.app_id))
+        elif len(self._waiting) < MAX_WAITING:
+            self._ports[key] = port
+            self._waiting[key] = asyncio.get_running_loop().call_later(PATIENCE, self._drop, key)
+        else:
+            _log.warning("too many sockets of unknown apps", appid=f"{message.app_id:08x}")
+            port.close()
+
+    def _known(self, app_id: int) -> None:
+        for key in [key for key in self._waiting if key[0] == app_id]:
+            self._waiting.pop(key).cancel()
+            self._ports[key].start(self._desk(app_id))
+
+    def _desk(self, app_id: int) -> Desk:
+        desk = self._desks.get(app_id)
+        if desk is None:
+            desk = self._desks[app_id] = Desk(asker(self._link.apps[app_id].app), self._resolver)
+        return desk
+
+    def _drop(self, key: tuple[int, str]) -> None:
+        if timer := self._waiting.pop(key, None):
+            timer.cancel()
+        if port := self._ports.pop(key, None):
+            port.close()
+
+    def _end(self, app_id: int) -> None:
+        if desk := self._desks.pop(app_id, None):
+            desk.close()
+        for key in [key for key in self._ports if key[0] == app_id]:
+            self._drop(key)
+
+    async def _close(self) -> None:
+        self._intake.close()
+        for app_id in {app_id for app_id, _ in self._ports}:
+            self._end(app_id)
+        await self._forwarder.close()
+        await self._names.close()
