@@ -124,7 +124,8 @@ class SocketRow(msgspec.Struct, frozen=True, kw_only=True):
     app_id: int
     inode: int
     proto: Protocol
-    flags: tuple[str, ...]  # of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp, home, visiting, host
+    # Of: listening, connected, bound, reuseaddr, reuseport, v6only, unix, tcp; for UDP home, visiting, host.
+    flags: tuple[str, ...]
     bind_ip: str  # "ip:port" or ""
     backlog: int
 

@@ -49,7 +49,7 @@ class Query(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The reply to `Register`, `Forget` and `Permit`. ``error`` is empty on success, else a slug and its explanation."""
+    """The reply to all but `Query`. ``error`` is empty on success, else a slug and its explanation."""
 
     seq: int
     error: str = ""
@@ -101,10 +101,11 @@ class ServerDown(msgspec.Struct, frozen=True, tag=True):
 
 
 class NameServer(msgspec.Struct, frozen=True):
-    """Sockets at one of an app's `AppSpec.nameservers`, port 53, in the app's own network namespace.
+    """Sockets in an app's own network namespace that stand for one of its `AppSpec.nameservers`.
 
     One packet each on ``$AX_RUN_DIR/dns.sock`` (Unix SOCK_DGRAM, control's), from the switch: this in msgpack, and by
-    SCM_RIGHTS a UDP socket and a listening TCP socket, both bound. Sent when the app attaches, and for all apps
+    SCM_RIGHTS a UDP socket bound to that address and port 53, and a TCP socket that listens on the namespace's
+    loopback, where connections to that address and port are led. Sent when the app attaches, and for all apps
     again when control connects to the switch; whoever gets them a second time closes the first.
     """
 

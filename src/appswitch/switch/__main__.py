@@ -24,7 +24,7 @@ from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
-from appswitch.switch.recover import answer_again, restore_services
+from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
 from appswitch.switch.report import Log, Reports
 from appswitch.switch.syscalls import number_of
 
@@ -52,6 +52,7 @@ def main() -> int:
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
     switch.recovered = bool(kept.apps)
     restore_services(switch)
+    restore_datagrams(switch)
     attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(places.switch, socket.SOCK_STREAM, 0o600)
     attach = Attach(switch, keep, attach_socket)

@@ -23,7 +23,8 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id", "ips",
+        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests",
+        "home", "host_ports", "id", "ips",
         "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec",
     )  # fmt: skip
 

@@ -204,7 +204,7 @@ def _open(switch: Switch, sock: Socket, fd: Fd, bound: Address, backlog: int) ->
         return -service
     sock.phase, sock.named = LISTENING, True
     for expose in sock.app.spec.expose:
-        if expose.internal == bound.port and not is_loopback(bound.ip):
+        if expose.internal == bound.port and expose.protocol != "udp" and not is_loopback(bound.ip):
             error = switch.doors.expose(service, expose)
             if error:
                 switch.log(

@@ -131,6 +131,9 @@ class Datagrams:
         if place is None and where != self.host.cookie:
             return None  # of a namespace that the app made itself
         made = self.by_cookie[cookie] = Datagram(cookie, app, _domain(fd), place)
+        own = _kernel.getsockname(fd)
+        if not made.at_home and not isinstance(own, int):  # an earlier switch has moved it
+            made.source = sockaddr.decode(own)
         if len(self.by_cookie) > self._sweep_at:
             self.sweep()
         return made
@@ -140,6 +143,21 @@ class Datagrams:
         cookie = _kernel.cookie(fd)
         made = self.by_cookie[cookie] = Datagram(cookie, app, family, place)
         return made
+
+    def restore(self, app: App) -> None:
+        """An earlier switch served the app: what is bound in its namespace serves, or is a guest."""
+        if app.home is None:
+            return
+        for cookie, family, own, has_peer in list(app.home.bound_datagrams()):
+            if not (is_any(own.ip) or is_loopback(own.ip) or app.has(own.ip)):
+                app.welcome(own)
+            elif not has_peer and not (own.port == DNS_PORT and own.ip in app.nameservers):
+                made = self.by_cookie[cookie] = Datagram(cookie, app, family, app)
+                made.bound, made.settled = own, True
+
+    def restored(self) -> Iterable[Datagram]:
+        """Sockets that `restore` has found, and that do not serve yet."""
+        return [datagram for datagram in self.by_cookie.values() if datagram.bound and not datagram.endpoint]
 
     def forget(self, datagram: Datagram) -> None:
         """It was closed, or another one has taken its place."""
@@ -221,7 +239,7 @@ class Datagrams:
             self._version = self.table.version
         if app.guests:
             to = _address(raw)
-            if to in app.guests:
+            if to is not None and to in app.guests:
                 return Target(to, True, (), 0)
         key = (app.id, raw)
         target = self._targets.get(key)

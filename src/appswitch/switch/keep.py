@@ -1,7 +1,8 @@
 """What must outlive the switch is given to the keeper, by systemd's protocol: sd_notify(3), FDSTORE=1.
 
 For each app its notification descriptor (``app-ID``), a sealed memfd with what it asked for (``spec-ID``) and its
-network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a reply (``journal``). Everything else is in the kernel already: see switch/naming.py.
+network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a
+reply (``journal``). Everything else is in the kernel already: see switch/naming.py, switch/datagrams.py.
 """
 
 from __future__ import annotations

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
+from appswitch.address import Address, unmap
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 
 _DGRAM, _UDP = 2, 17
 _SOL_SOCKET, _SO_NETNS_COOKIE = 1, 71
 _AF_NETLINK, _NETLINK_SOCK_DIAG = 16, 4
-_ALL_STATES = 0xFFF
+_ALL_STATES, _ESTABLISHED = 0xFFF, 1
 _SO_MARK = 36
+_NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704
 MARK = (6664).to_bytes(4, "little")  # of packets that any address is local for: native/launcher.c, steer_udp()
 
 
@@ -47,9 +52,16 @@ class Netns:
 
     def datagrams(self) -> Iterator[int]:
         """The cookies of all UDP sockets in there that are bound. Raises OSError."""
+        return (cookie for cookie, *_ in self._dump())
+
+    def bound_datagrams(self) -> Iterator[tuple[int, int, Address, bool]]:
+        """The same with family, own address, and whether it has a peer."""
+        for cookie, _, family, state, ip, port, _, _ in self._dump():
+            yield cookie, family, Address(unmap(ip), port), state == _ESTABLISHED
+
+    def _dump(self) -> Iterator[tuple[int, int, int, int, bytes, int, bytes, int]]:
         for family in (AF_INET, AF_INET6):
-            for cookie, *_ in _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag):
-                yield cookie
+            yield from _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag)
 
     def close(self) -> None:
         """Let go of it. Sockets keep it alive."""
@@ -77,10 +89,22 @@ class Host:
                 yield cookie
 
 
-def of_process(pid: int) -> Netns:
-    """The network namespace of a process. Raises OSError."""
+def of_process(pid: int, uid: int) -> Netns:
+    """The network namespace of a process of ``uid``, who must own it. Raises OSError.
+
+    We may be root, and shall not make sockets for somebody where he could not: not in a namespace that he only knows
+    (they can be opened by name), nor in that of whoever has got a process number after him.
+    """
     net = _open(pid, "net")
+    if uid and _owner(net) != uid:
+        raise PermissionError(errno.EPERM, "it belongs to another user")
     return Netns(net, _open(pid, "user") if os.geteuid() else None)
+
+
+def _owner(net: Fd) -> int:
+    """Who made the user namespace that a network namespace belongs to: ioctl_ns(2)."""
+    owner = Fd(fcntl.ioctl(net.fileno(), _NS_GET_USERNS))
+    return int.from_bytes(fcntl.ioctl(owner.fileno(), _NS_GET_OWNER_UID, bytes(4)), sys.byteorder)
 
 
 def _open(pid: int, kind: str) -> Fd:

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 from appswitch import _kernel
-from appswitch.switch import naming
+from appswitch.model import Expose
+from appswitch.switch import naming, udp
+from appswitch.switch.apps import App
 from appswitch.switch.core import Switch
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import LISTENING, Socket
@@ -36,14 +38,28 @@ def restore_services(switch: Switch) -> None:
             leftover.unlink()
 
 
+def restore_datagrams(switch: Switch) -> None:
+    """UDP sockets are where they were, in their apps' namespaces: only who serves has to be found, and exposed."""
+    for app in list(switch.apps.values()):
+        switch.datagrams.restore(app)
+    for datagram in switch.datagrams.restored():
+        for expose in udp.exposures(datagram):
+            error = switch.relay.expose(datagram, expose)
+            if error:
+                _complain(switch, app=datagram.app, expose=expose, error=error)
+        switch.datagrams.serve(datagram, v6only=False)
+
+
+def _complain(switch: Switch, app: App, expose: Expose, error: int) -> None:
+    switch.log("cannot expose again", app=app.spec.appid, host=str(expose), error=errno.errorcode[error])
+
+
 def _reopen(switch: Switch, service: Service) -> None:
     for expose in service.app.spec.expose:
-        if expose.internal == service.endpoint.bound.port:
+        if expose.internal == service.endpoint.bound.port and expose.protocol != "udp":
             error = switch.doors.expose(service, expose)
             if error:
-                switch.log(
-                    "cannot expose again", app=service.app.spec.appid, host=str(expose), error=errno.errorcode[error]
-                )
+                _complain(switch, app=service.app, expose=expose, error=error)
     switch.services.announce(service)
 
 

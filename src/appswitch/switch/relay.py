@@ -21,7 +21,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import Expose
 from appswitch.switch.apps import App
-from appswitch.switch.datagrams import DGRAM, SOL_IPV6, SOL_SOCKET, SO_REUSEADDR, Datagram
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET, Datagram
 from appswitch.switch.loop import Loop
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class Relay:
         if error:
             self._switch.log("no stand-in", app=app.spec.appid, peer=str(peer), error=errno.errorcode.get(error, error))
             return None
+        app.welcome(peer)
         made = far.peers[peer] = _StandIn(fd, control)
         self._loop.watch(fd, select.EPOLLIN, lambda _events: self._outwards(far, peer, made))
         if len(far.peers) > PEERS:
@@ -213,6 +214,7 @@ class Relay:
 
     def _drop(self, far: _Far, peer: Address) -> None:
         gone = far.peers.pop(peer)
+        far.datagram.app.dismiss(peer)
         self._loop.unwatch(gone.fd)
         gone.fd.close()
 

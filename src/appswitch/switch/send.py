@@ -16,6 +16,7 @@ from appswitch.kernel import procfs
 from appswitch.switch import udp
 from appswitch.switch.call import CONTINUE, LATER, Call, Outcome
 from appswitch.switch.connect import Attempt, connect_to
+from appswitch.switch.moves import Use
 from appswitch.switch.sockets import CONNECTED, FINISHING, Socket
 from appswitch.switch.syscalls import MSG_FASTOPEN
 
@@ -34,7 +35,7 @@ def sendto(switch: Switch, call: Call) -> Outcome:
     fd, cookie, status = call.fetch()
     datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is not None:
-        return udp.sendto(switch, call, fd, status, datagram)
+        return udp.sendto(switch, Use(call, fd, status, datagram))
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
         return CONTINUE
@@ -52,7 +53,7 @@ def sendmsg(switch: Switch, call: Call) -> Outcome:
     fd, cookie, status = call.fetch()
     datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is not None:
-        return udp.sendmsg(switch, call, fd, status, datagram)
+        return udp.sendmsg(switch, Use(call, fd, status, datagram))
     if not call.int32(2) & MSG_FASTOPEN:
         return CONTINUE
     sock = switch.sockets.identify(fd, cookie, call.app)
@@ -70,7 +71,7 @@ def sendmmsg(switch: Switch, call: Call) -> Outcome:
     fd, cookie, status = call.fetch()
     datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is not None:
-        return udp.sendmmsg(switch, call, fd, status, datagram)
+        return udp.sendmmsg(switch, Use(call, fd, status, datagram))
     if not call.int32(3) & MSG_FASTOPEN:
         return CONTINUE
     return CONTINUE if switch.sockets.identify(fd, cookie, call.app) is None else -errno.EOPNOTSUPP

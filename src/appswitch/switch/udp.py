@@ -9,7 +9,6 @@ app reaches nothing beyond that app. Only what goes to the host's network is sen
 from __future__ import annotations
 
 import errno
-import fcntl
 import select
 import struct
 from collections.abc import Iterable
@@ -17,23 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, is_any, is_loopback
+from appswitch.address import Address, is_loopback
 from appswitch.kernel import procfs, sockaddr
-from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.switch.apps import App
+from appswitch.model import Expose
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import (
-    DGRAM,
-    IPV6_V6ONLY,
-    SOL_IPV6,
-    SOL_SOCKET,
-    SO_REUSEADDR,
-    Datagram,
-    Target,
-)
-from appswitch.switch.relay import at_any_address
-from appswitch.switch.swap import swap
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_SOCKET, Datagram
+from appswitch.switch.moves import Use, cannot_follow, is_v6only, move, place_of, reach
 from appswitch.switch.syscalls import WINDOWS
 
 if TYPE_CHECKING:
@@ -140,20 +129,23 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
     datagram.settled = explicit
     _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
     _kernel.attach_filter(fd, guard.program(datagram.bound.ip, datagram.app.ips))
-    for expose in datagram.app.spec.expose:
-        if expose.internal == datagram.bound.port and expose.protocol != "tcp" and not is_loopback(datagram.bound.ip):
-            error = switch.relay.expose(datagram, expose)
-            if error:
-                switch.relay.forget(datagram)
-                switch.log("cannot expose", app=datagram.app.spec.appid, host=str(expose), protocol="udp",
-                           error=errno.errorcode[error])  # fmt: skip
-                return -error
-    switch.datagrams.serve(datagram, _is_v6only(fd, datagram))
+    for expose in exposures(datagram):
+        error = switch.relay.expose(datagram, expose)
+        if error:
+            switch.relay.forget(datagram)
+            switch.log("cannot expose", app=datagram.app.spec.appid, host=str(expose), protocol="udp",
+                       error=errno.errorcode[error])  # fmt: skip
+            return -error
+    switch.datagrams.serve(datagram, is_v6only(fd, datagram))
     return 0
 
 
-def _is_v6only(fd: Fd, datagram: Datagram) -> bool:
-    return datagram.family == AF_INET6 and _kernel.getsockopt(fd, SOL_IPV6, IPV6_V6ONLY, 4) == _ON
+def exposures(datagram: Datagram) -> list[Expose]:
+    """What `--expose` says of a bound socket."""
+    bound = datagram.bound
+    if bound is None or is_loopback(bound.ip):
+        return []
+    return [e for e in datagram.app.spec.expose if e.internal == bound.port and e.protocol != "tcp"]
 
 
 # -- connect(2)
@@ -171,33 +163,15 @@ def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: b
     target = switch.datagrams.target(datagram.app, name)
     if target.error:
         return -target.error
-    place = _place_of(switch, datagram, target)
-    if place is datagram.place or _cannot_follow(fd, datagram, target):
+    place = place_of(switch, datagram, target)
+    if place is datagram.place or cannot_follow(fd, datagram, target):
         error = _kernel.connect(fd, name if place is not None else sockaddr.encode(datagram.family, target.to))
     else:
-        error = _move(switch, call, fd, datagram, status, place, target, connected=True)
+        error = move(switch, Use(call, fd, status, datagram), place, target, connected=True)
     if not error:
         found = switch.datagrams.by_cookie.get(datagram.cookie, datagram)
         found.asked = sockaddr.decode(name) if len(name) >= sockaddr.LEN4 else None
     return -error
-
-
-def _place_of(switch: Switch, datagram: Datagram, target: Target) -> App | None:
-    """One of the places where the target is: the present one if it is among them."""
-    if target.home:
-        return datagram.app if datagram.app.home is not None else None
-    if not target.apps:
-        return None
-    if datagram.place in target.apps:
-        return datagram.place
-    return target.apps[switch.pick(len(target.apps))] if len(target.apps) > 1 else target.apps[0]
-
-
-def _cannot_follow(fd: Fd, datagram: Datagram, target: Target) -> bool:
-    """An IPv6 socket that may not speak IPv4, or an IPv4 one asked for IPv6: the kernel at home has the errno."""
-    if len(target.to.ip) == 4:
-        return _is_v6only(fd, datagram)
-    return datagram.family == AF_INET
 
 
 def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Datagram | None:
@@ -210,106 +184,46 @@ def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Dat
     if target.home or target.error or datagram.place in target.apps or not target.apps:
         return datagram
     asked = datagram.asked
-    place = _place_of(switch, datagram, target)
-    if _move(switch, call, fd, datagram, status, place, target, connected=True) == 0:
+    place = place_of(switch, datagram, target)
+    if move(switch, Use(call, fd, status, datagram), place, target, connected=True) == 0:
         datagram = switch.datagrams.by_cookie[datagram.cookie]
         datagram.asked = asked
     return datagram
 
 
-def _move(
-    switch: Switch,
-    call: Call,
-    fd: Fd,
-    datagram: Datagram,
-    status: int,
-    place: App | None,
-    target: Target,
-    connected: bool,
-) -> int:
-    """Put a socket in another place behind the caller's descriptor; ``datagram`` becomes its entry. 0 or an errno."""
-    app, family = datagram.app, datagram.family
-    raw = _kernel.getsockname(fd)
-    own = Address(b"", 0) if isinstance(raw, int) else sockaddr.decode(raw)
-    port = own.port
-    source = own.ip if port and own.ip and not is_any(own.ip) and datagram.at_home else app.source_for(
-        target.to.ip, switch.node_ips
-    )  # fmt: skip
-    if len(source) != len(target.to.ip):
-        source = app.source_for(target.to.ip, switch.node_ips)
-    home = place.home if place is not None else switch.datagrams.host
-    if home is None:
-        return errno.ENETUNREACH
-    made = home.socket(family, DGRAM)
-    _kernel.inherit_datagram(fd, made)
-    if place is app:
-        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
-        error = _kernel.bind(made, sockaddr.encode(family, datagram.bound or Address(source, port)))
-    elif place is not None:
-        error = _bind_guest(made, family, Address(source, port))
-    else:
-        error = 0
-    if error == 0 and connected:
-        error = _kernel.connect(made, sockaddr.encode(family, target.to))
-    if error:
-        return error
-    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
-    swap(call, fd, made)
-    _replace(switch, datagram, made, place)
-    shown = _kernel.getsockname(made)
-    datagram.source = Address(source, port if isinstance(shown, int) else sockaddr.decode(shown).port)
-    if place is not None and place is not app:
-        place.welcome(datagram.source)
-    return 0
-
-
-def _bind_guest(made: Fd, family: int, own: Address) -> int:
-    """The port that it had, or (a stranger has it) any other."""
-    at_any_address(made, family)
-    error = _kernel.bind(made, sockaddr.encode(family, own))
-    if error == errno.EADDRINUSE:
-        error = _kernel.bind(made, sockaddr.encode(family, Address(own.ip, 0)))
-    return error
-
-
-def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) -> None:
-    """The entry follows the descriptor."""
-    switch.datagrams.forget(datagram)
-    datagram.cookie = _kernel.cookie(made)
-    datagram.place, datagram.source, datagram.steady = place, None, None
-    switch.datagrams.by_cookie[datagram.cookie] = datagram
-
-
 # -- sending
 
 
-def sendto(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+def sendto(switch: Switch, use: Use) -> Outcome:
     """sendto(2) with an address."""
+    call, datagram = use.call, use.datagram
     name = call.read_sockaddr(call.args[4], call.int32(5))
-    outcome = _steer(switch, call, fd, status, datagram, name)
+    outcome = _steer(switch, use, name)
     if outcome != CONTINUE or datagram.place is not None:
         return outcome
     return _carry(switch, call, Message(name, (call.args[1], call.args[2]), False, (0, 0), call.int32(3)))
 
 
-def sendmsg(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+def sendmsg(switch: Switch, use: Use) -> Outcome:
     """sendmsg(2) of a socket in the window."""
+    call, datagram = use.call, use.datagram
     message = _message(call, call.args[1], call.int32(2))
     if not message.name:
         return CONTINUE  # to its peer
-    outcome = _steer(switch, call, fd, status, datagram, message.name)
+    outcome = _steer(switch, use, message.name)
     if outcome != CONTINUE or datagram.place is not None:
         return outcome
     return _carry(switch, call, message)
 
 
-def sendmmsg(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> Outcome:
+def sendmmsg(switch: Switch, use: Use) -> Outcome:
     """sendmmsg(2) of a socket in the window: as many messages as can go, like one after the other."""
+    call, datagram = use.call, use.datagram
     flags, place = call.int32(3), datagram.place
     places = [call.args[1] + index * _MMSGHDR for index in range(min(call.args[2] & 0xFFFFFFFF, MAX_MESSAGES))]
     messages = [_message(call, address, flags) for address in places]
     for index, message in enumerate(messages):
-        outcome = _steer(switch, call, fd, status, datagram, message.name) if message.name else CONTINUE
+        outcome = _steer(switch, use, message.name) if message.name else CONTINUE
         if outcome != CONTINUE and index == 0:
             return outcome
         if outcome != CONTINUE or (index and datagram.place is not place):
@@ -325,69 +239,23 @@ def sendmmsg(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram
     raise AssertionError
 
 
-def _steer(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram, name: bytes) -> Outcome:
+def _steer(switch: Switch, use: Use, name: bytes) -> Outcome:
     """Have the socket where ``name`` can be reached: CONTINUE, or a negative errno."""
-    version = switch.datagrams.table.version
+    datagram, version = use.datagram, switch.datagrams.table.version
     if datagram.steady == (name, version):
         return CONTINUE
     target = switch.datagrams.target(datagram.app, name)
     if target.error:
         return -target.error
-    place = _place_of(switch, datagram, target)
-    if place is not datagram.place and not _cannot_follow(fd, datagram, target):
-        error = _reach(switch, call, fd, status, datagram, place, target)
+    place = place_of(switch, datagram, target)
+    if place is not datagram.place and not cannot_follow(use.fd, datagram, target):
+        error = reach(switch, use, place, target)
         if error:
             return -error
     elif datagram.at_home:
         datagram.settled = True  # a reply may come
     datagram.steady = (name, version)
     return CONTINUE
-
-
-def _reach(
-    switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram, place: App | None, target: Target
-) -> int:
-    """The address is elsewhere. Nobody expects the socket here: it moves; else it stays or returns, and is linked."""
-    if datagram.at_home and not datagram.settled and not switch.relay.links(datagram):
-        return _move(switch, call, fd, datagram, status, place, target, connected=False)
-    if not datagram.at_home:
-        error = _retreat(switch, call, fd, status, datagram)
-        if error:
-            return error
-    if place is datagram.app:
-        return 0
-    if datagram.bound is None:
-        raw = _kernel.getsockname(call.fetch()[0])
-        if isinstance(raw, int):
-            return raw
-        datagram.bound = sockaddr.decode(raw)
-    return switch.relay.link(datagram, place, target.to)
-
-
-def _retreat(switch: Switch, call: Call, fd: Fd, status: int, datagram: Datagram) -> int:
-    """A socket with a second peer comes home; what it was remains as its far end, and misses nothing."""
-    app, was = datagram.app, datagram.place
-    if app.home is None:
-        return errno.ENETUNREACH
-    raw = _kernel.getsockname(fd)
-    if isinstance(raw, int):
-        return raw
-    own = sockaddr.decode(raw)
-    if was is None or is_any(own.ip):
-        own = Address(bytes(4 if datagram.family == AF_INET else 16), own.port)
-    far = Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
-    made = app.home.socket(datagram.family, DGRAM)
-    _kernel.inherit_datagram(fd, made)
-    _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
-    error = _kernel.bind(made, sockaddr.encode(datagram.family, own))
-    if error:
-        return error
-    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
-    swap(call, fd, made)
-    _replace(switch, datagram, made, app)
-    datagram.bound, datagram.settled = own, True
-    switch.relay.take_over(datagram, was, far)
-    return 0
 
 
 def _carry(switch: Switch, call: Call, message: Message) -> Outcome:
@@ -414,7 +282,7 @@ def _transmit(switch: Switch, call: Call, message: Message) -> Outcome:
     name = b""
     if message.name:
         target = switch.datagrams.target(datagram.app, message.name)
-        if target.error or target.apps or _cannot_follow(fd, datagram, target):
+        if target.error or target.apps or cannot_follow(fd, datagram, target):
             return -(target.error or errno.ENETUNREACH)
         name = sockaddr.encode(datagram.family, target.to)
     data = _gather(call, message)

@@ -1,0 +1,168 @@
+"""A UDP socket goes to where its peer is, or comes home: another one takes its place behind the descriptor."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from typing import TYPE_CHECKING, NamedTuple
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address, is_any
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.switch.apps import App
+from appswitch.switch.call import Call
+from appswitch.switch.datagrams import (
+    DGRAM,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOL_IPV6,
+    SOL_SOCKET,
+    Datagram,
+    Target,
+)
+from appswitch.switch.relay import at_any_address
+from appswitch.switch.swap import swap
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_NONBLOCK = 0o4000
+_ON = b"\1\0\0\0"
+
+
+class Use(NamedTuple):
+    """A call that uses a UDP socket."""
+
+    call: Call
+    fd: Fd  # a duplicate of its descriptor
+    status: int  # file status flags
+    datagram: Datagram
+
+
+def is_v6only(fd: Fd, datagram: Datagram) -> bool:
+    """IPV6_V6ONLY."""
+    return datagram.family == AF_INET6 and _kernel.getsockopt(fd, SOL_IPV6, IPV6_V6ONLY, 4) == _ON
+
+
+def place_of(switch: Switch, datagram: Datagram, target: Target) -> App | None:
+    """One of the places where the target is: the present one if it is among them."""
+    if target.home:
+        return datagram.app if datagram.app.home is not None else None
+    if not target.apps:
+        return None
+    if datagram.place in target.apps:
+        return datagram.place
+    return target.apps[switch.pick(len(target.apps))] if len(target.apps) > 1 else target.apps[0]
+
+
+def cannot_follow(fd: Fd, datagram: Datagram, target: Target) -> bool:
+    """An IPv6 socket that may not speak IPv4, or an IPv4 one asked for IPv6: the kernel at home has the errno."""
+    if len(target.to.ip) == 4:
+        return is_v6only(fd, datagram)
+    return datagram.family == AF_INET
+
+
+def move(switch: Switch, use: Use, place: App | None, target: Target, connected: bool) -> int:
+    """Put the socket in another place, connected to the target or not. 0 or an errno."""
+    call, fd, status, datagram = use
+    app, family = datagram.app, datagram.family
+    own = _own_address(switch, fd, datagram, target)
+    home = place.home if place is not None else switch.datagrams.host
+    if home is None:
+        return errno.ENETUNREACH
+    made = home.socket(family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    error = 0
+    if place is app:
+        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
+        error = _kernel.bind(made, sockaddr.encode(family, datagram.bound or own))
+    elif place is not None:
+        error = _bind_guest(made, family, own)
+    if error == 0 and connected:
+        error = _kernel.connect(made, sockaddr.encode(family, target.to))
+    if error:
+        return error
+    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
+    swap(call, fd, made)
+    _replace(switch, datagram, made, place)
+    shown = _kernel.getsockname(made)
+    datagram.source = Address(own.ip, own.port if isinstance(shown, int) else sockaddr.decode(shown).port)
+    if place is not None and place is not app:
+        place.welcome(datagram.source)
+    return 0
+
+
+def _own_address(switch: Switch, fd: Fd, datagram: Datagram, target: Target) -> Address:
+    """What the target is to see: the address and port that the app has bound, else the app's own, and any port."""
+    raw = _kernel.getsockname(fd)
+    bound = Address(b"", 0) if isinstance(raw, int) else sockaddr.decode(raw)
+    if datagram.at_home and bound.port and not is_any(bound.ip) and len(bound.ip) == len(target.to.ip):
+        return bound
+    return Address(datagram.app.source_for(target.to.ip, switch.node_ips), bound.port)
+
+
+def _bind_guest(made: Fd, family: int, own: Address) -> int:
+    """The port that it had, or (a stranger has it) any other."""
+    at_any_address(made, family)
+    error = _kernel.bind(made, sockaddr.encode(family, own))
+    if error == errno.EADDRINUSE:
+        error = _kernel.bind(made, sockaddr.encode(family, Address(own.ip, 0)))
+    return error
+
+
+def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) -> None:
+    """The entry follows the descriptor."""
+    switch.datagrams.forget(datagram)
+    datagram.cookie = _kernel.cookie(made)
+    datagram.place, datagram.source, datagram.steady = place, None, None
+    switch.datagrams.by_cookie[datagram.cookie] = datagram
+
+
+def reach(switch: Switch, use: Use, place: App | None, target: Target) -> int:
+    """The address is elsewhere. Nobody expects the socket here: it moves; else it stays or returns, and is linked."""
+    datagram = use.datagram
+    if datagram.app.home is None:  # of the host's network: it can go to an app, and come back
+        return move(switch, use, place, target, connected=False)
+    if datagram.at_home and not datagram.settled and not switch.relay.links(datagram):
+        return move(switch, use, place, target, connected=False)
+    if not datagram.at_home:
+        error = _retreat(switch, use)
+        if error:
+            return error
+    if place is datagram.app:
+        return 0
+    if datagram.bound is None:
+        raw = _kernel.getsockname(use.call.fetch()[0])
+        if isinstance(raw, int):
+            return raw
+        datagram.bound = sockaddr.decode(raw)
+    return switch.relay.link(datagram, place, target.to)
+
+
+def _retreat(switch: Switch, use: Use) -> int:
+    """A socket with a second peer comes home; what it was remains as its far end, and misses nothing."""
+    call, fd, status, datagram = use
+    app, was = datagram.app, datagram.place
+    if app.home is None:
+        return errno.ENETUNREACH
+    raw = _kernel.getsockname(fd)
+    if isinstance(raw, int):
+        return raw
+    own = sockaddr.decode(raw)
+    if was is None or is_any(own.ip):
+        own = Address(bytes(4 if datagram.family == AF_INET else 16), own.port)
+    far = Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+    made = app.home.socket(datagram.family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
+    error = _kernel.bind(made, sockaddr.encode(datagram.family, own))
+    if error:
+        return error
+    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
+    swap(call, fd, made)
+    _replace(switch, datagram, made, app)
+    datagram.bound, datagram.settled = own, True
+    switch.relay.take_over(datagram, was, far)
+    return 0
