@@ -103,15 +103,13 @@ def _checked(data: bytes, flags: int, found: list[socket.socket]) -> tuple[NameS
         raise IntakeError(f"{len(found)} sockets came, not two")
     udp, tcp = found
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    for sock, kind, proto in (
-        (udp, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
-        (tcp, socket.SOCK_STREAM, socket.IPPROTO_TCP),
-    ):
-        if (sock.family, sock.type, sock.proto) != (family, kind, proto):
-            raise IntakeError(f"{sock.family.name} {sock.type.name} {sock.proto} is not a socket of {message.address}")
-        bound = str(sock.getsockname()[0])
-        if bound.partition("%")[0] != message.address.partition("%")[0]:
-            raise IntakeError(f"a socket is bound to {bound}, not to {message.address}")
+    if (udp.family, udp.type, udp.proto) != (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
+        raise IntakeError(f"{udp.family.name} {udp.type.name} {udp.proto} is not a UDP socket of {message.address}")
+    if (tcp.type, tcp.proto) != (socket.SOCK_STREAM, socket.IPPROTO_TCP):
+        raise IntakeError(f"{tcp.family.name} {tcp.type.name} {tcp.proto} is not a TCP socket")
+    bound = ipaddress.ip_address(str(udp.getsockname()[0]).partition("%")[0])
+    if bound != address:
+        raise IntakeError(f"the UDP socket is bound to {bound}, not to {message.address}")
     if not tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise IntakeError("the TCP socket does not listen")
     return message, udp, tcp
