@@ -56,6 +56,11 @@ class RunDir:
         return self.path / "dns.sock"
 
     @property
+    def resolv_conf(self) -> Path:
+        """What apps with ``--dns-override`` see as /etc/resolv.conf: mode 0644."""
+        return self.path / "resolv.conf"
+
+    @property
     def sockets(self) -> Path:
         """Listening Unix sockets of apps: mode 0700. It is the switch's working directory."""
         return self.path / "s"

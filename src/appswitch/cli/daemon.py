@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from appswitch import address, keeper
-from appswitch.cli import node
+from appswitch import address, keeper, networks
+from appswitch.cli import hostnet, node
 from appswitch.paths import RunDir, run_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,6 +62,20 @@ def _dns_servers(_: click.Context, __: click.Parameter, value: Any) -> str | Non
         return None
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return _checked(lambda given: ",".join(map(str, address.parse_dns_servers(given))), text)
+
+
+def _networks(_: click.Context, __: click.Parameter, value: Any) -> str:
+    """A list (of a file) or text, as control wants it."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return _checked(lambda given: ",".join(map(str, networks.parse_user_networks(given))), text)
+
+
+def _pools(_: click.Context, __: click.Parameter, value: Any) -> str | None:
+    """A list (of a file) or text, as control wants it. What the host has may not be in it."""
+    if value is None:
+        return None
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return _checked(lambda given: ",".join(map(str, networks.parse_pools(given, hostnet.networks()))), text)
 
 
 def _checked(check: Callable[[str], str], text: str) -> str:
@@ -164,6 +178,23 @@ def _option(name: str, help: str, negated: bool = False, **more: Any) -> Callabl
     metavar="CSV",
 )
 @_option(
+    "--pools",
+    "Networks from which an app with a name alone gets its addresses.  [default: one of each IP version, such as "
+    "10.250.0.0/16 and fd61:7070::/64, that this host does not use]",
+    type=click.UNPROCESSED,
+    callback=_pools,
+    metavar="CSV",
+)
+@_option(
+    "--user-networks",
+    "What users other than root and the daemon's may claim with --ip.",
+    type=click.UNPROCESSED,
+    callback=_networks,
+    metavar="CSV",
+    default=networks.DEFAULT_USER_NETWORKS,
+    show_default="private and documentation networks",
+)
+@_option(
     "--idle-exit",
     "End when no app was there for so long; 0: never.",
     type=click.FloatRange(min=0),
@@ -180,7 +211,11 @@ def command(**options: Any) -> None:
         node.check_kernel()
         node_ips = node.node_ips(options.pop("node_interface"))
         options["node_name"] = options["node_name"] or node.host_name(platform.node() or "localhost")
-    except node.NodeError as err:
+        options["pools_given"] = options["pools"] is not None
+        options["pools"] = options["pools"] or ",".join(
+            map(str, networks.choose_pools(hostnet.networks(), hostnet.versions()))
+        )
+    except ValueError as err:
         raise click.ClickException(str(err)) from None
     check_features()
     where = options.pop("run_dir")

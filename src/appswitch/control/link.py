@@ -105,6 +105,11 @@ class SwitchLink:
                     return answer
                 again = True
 
+    async def synced(self) -> None:
+        """Return when the mirror is true: at once, but after the switch or control was restarted. SwitchDownError."""
+        async with self._deadline():
+            await self.connected.wait()
+
     async def forget(self, app_id: int) -> wire.Done:
         """Drop a registration. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Forget(seq=seq, app_id=app_id))

@@ -9,11 +9,14 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
+from appswitch.control import resolvconf
 from appswitch.control.access import Caller
+from appswitch.control.claims import Claims
 from appswitch.control.link import SwitchLink
+from appswitch.control.pools import Pools
 from appswitch.control.problems import SLUGS, ProblemError
 from appswitch.control.settings import Settings
-from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Expose, Netns, Transport
+from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Egress, Expose, HostPort, Netns, Transport
 from appswitch.wire import Done
 
 TOKEN_BYTES = 32
@@ -36,6 +39,9 @@ class NewApp(msgspec.Struct, frozen=True, kw_only=True):
     transport: Transport | None = None  # None: the daemon's default
     interface: str | None = None
     nameservers: tuple[str, ...] = ()
+    dns_override: bool = False  # its resolv.conf is the daemon's
+    egress: Egress = Egress()
+    host_ports: tuple[HostPort, ...] = ()
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -44,6 +50,7 @@ class Registration(msgspec.Struct, frozen=True):
     app: AppSpec
     token: bytes
     expires: float  # seconds
+    resolv_conf: str | None = None  # a file that the app sees as /etc/resolv.conf
 
 
 class AppIds:
@@ -69,10 +76,11 @@ class Registry:
 
     def __init__(self, link: SwitchLink, settings: Settings) -> None:
         self.link = link
+        self.settings = settings
         self.node = settings.node
         self.cluster = settings.cluster
         self.transport: Transport = settings.transport
-        self.dns: bool = getattr(settings, "dns", True)
+        self.claims = Claims(Pools(settings.pools), settings.user_networks)
         self.stopping = False
         self._ids = AppIds()
         self._asked: dict[int, AppSpec] = {}  # told to the switch, not answered yet
@@ -83,8 +91,11 @@ class Registry:
             raise ProblemError("stopping", "the daemon is about to end")
         caller.must_write()
         self._check_ports(new, caller)
-        self._check_ips(new, caller)
+        if new.dns_override and not self.settings.dns:
+            raise ProblemError("dns-off", "the daemon answers no DNS queries (--no-dns): leave --dns-override away")
+        await self.link.synced()  # from here to where the app is in _asked nobody else comes between
         self._check_number(caller)
+        ips = self.claims.addresses(new.name, new.ips, self.apps(), caller)
         app = AppSpec(
             id=self._ids.next(self.link.apps.keys() | self._asked.keys()),
             uid=caller.uid,
@@ -94,14 +105,17 @@ class Registry:
             command=new.command,
             created=time.time(),
             name=new.name,
-            ips=new.ips,
+            ips=ips,
             labels=dict(DEFAULT_LABELS) if new.labels is None else new.labels,
             expose=new.expose,
             netns=new.netns,
             transport=new.transport or self.transport,
             interface=new.interface,
-            nameservers=new.nameservers if self.dns and new.netns == "new" else (),
+            nameservers=self._nameservers(new),
+            egress=new.egress,
+            host_ports=new.host_ports,
         )
+        resolv_conf = resolvconf.write(self.settings.run_dir, self.settings.dns_domain) if new.dns_override else None
         token = secrets.token_bytes(TOKEN_BYTES)
         self._asked[app.id] = app
         try:
@@ -109,7 +123,7 @@ class Registry:
         finally:
             del self._asked[app.id]
         _log.debug("registered", appid=app.appid, uid=app.uid, name=app.name, ips=app.ips)
-        return Registration(app=app, token=token, expires=EXPIRES)
+        return Registration(app=app, token=token, expires=EXPIRES, resolv_conf=resolv_conf)
 
     async def forget(self, app_id: int, caller: Caller) -> None:
         """Drop a registration that no launcher has used. Raises ProblemError."""
@@ -121,6 +135,10 @@ class Registry:
             raise ProblemError("app-running", f"app {app_id:08x} runs: it is forgotten when its last process ends")
         _raise_refusal(await self.link.forget(app_id))
 
+    def apps(self) -> list[AppSpec]:
+        """All that are registered or running, the oldest first."""
+        return sorted(self._apps(), key=lambda app: app.created)
+
     def _apps(self) -> Iterable[AppSpec]:
         yield from (row.app for row in self.link.apps.values())
         yield from (app for app in self._asked.values() if app.id not in self.link.apps)
@@ -130,14 +148,11 @@ class Registry:
             if one.host_port < FIRST_FREE_PORT and caller.uid != 0:
                 raise ProblemError("privileged-port", f"only root may expose on the host's port {one.host_port}")
 
-    def _check_ips(self, new: NewApp, caller: Caller) -> None:
-        """Nobody but an administrator becomes a backend beside another user's app."""
-        if caller.admin:
-            return
-        for app in self._apps():
-            for address in set(new.ips) & set(app.ips):
-                if app.uid != caller.uid:
-                    raise ProblemError("ip-in-use", f"{address} is in use by an app of another user")
+    def _nameservers(self, new: NewApp) -> tuple[str, ...]:
+        """The daemon answers in namespaces that are the app's alone."""
+        if not self.settings.dns or new.netns == "host":
+            return ()
+        return (resolvconf.NAMESERVER,) if new.dns_override else new.nameservers
 
     def _check_number(self, caller: Caller) -> None:
         waiting = [row.app for row in self.link.apps.values() if row.phase is AppPhase.REGISTERED]

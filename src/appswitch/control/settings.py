@@ -12,6 +12,7 @@ import msgspec
 
 from appswitch.address import Address, parse_dns_domain, parse_dns_servers
 from appswitch.model import Transport
+from appswitch.networks import DEFAULT_USER_NETWORKS, Network, choose_pools, parse_pools, parse_user_networks
 from appswitch.paths import RunDir
 
 DEFAULT_PORT = 6664
@@ -39,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns: bool = True  # answer apps' DNS queries
     dns_domain: str = DEFAULT_DOMAIN  # NAME.DOMAIN is an app's, as is NAME alone
     dns_servers: tuple[Address, ...] = ()  # for names that are no app's; empty: those of the host's resolv.conf
+    pools: tuple[Network, ...] = choose_pools(())  # where apps with a name alone get their addresses
+    pools_given: bool = False  # or chosen by `ax daemon`
+    user_networks: tuple[Network, ...] = parse_user_networks(DEFAULT_USER_NETWORKS)  # what users may claim by --ip
     keeper: int = 0  # pid of the parent; 0: none, control was started by hand
 
 
@@ -65,6 +69,11 @@ def from_environ(env: Mapping[str, str]) -> Settings:
         dns=_switch("AX_DNS", env.get("AX_DNS") or "1"),
         dns_domain=_parsed("AX_DNS_DOMAIN", parse_dns_domain, env.get("AX_DNS_DOMAIN") or DEFAULT_DOMAIN),
         dns_servers=_parsed("AX_DNS_SERVERS", parse_dns_servers, env.get("AX_DNS_SERVERS") or ""),
+        pools=_parsed("AX_POOLS", parse_pools, env["AX_POOLS"]) if env.get("AX_POOLS") else choose_pools(()),
+        pools_given=_switch("AX_POOLS_GIVEN", env.get("AX_POOLS_GIVEN") or "1"),
+        user_networks=_parsed(
+            "AX_USER_NETWORKS", parse_user_networks, env.get("AX_USER_NETWORKS") or DEFAULT_USER_NETWORKS
+        ),
         keeper=int(env.get("AX_KEEPER_PID") or "0"),
     )
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
-from appswitch.model import Expose
+from appswitch.model import Expose, Protocol
 
 MAX_LABELS = 64
 MAX_EXPOSE = 256
 
 # RFC 1123 section 2.1, RFC 1035 section 2.3.1: what may stand between two dots of a host name.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # inet_aton(3) reads these as addresses, and so does getaddrinfo(3)
 # As Kubernetes has them, so that labels can be taken over from there: [prefix/]name, and a value that may be empty.
 _LABEL_KEY = re.compile(r"([A-Za-z0-9][-A-Za-z0-9.]{0,252}/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-_EXPOSE = re.compile(r"(?P<internal>[0-9]+):((\[(?P<v6>[^]]*)]|(?P<ip>[^:\[\]]*)):)?(?P<port>[0-9]+)")
+_EXPOSE = re.compile(
+    r"(?P<internal>[0-9]+):((\[(?P<v6>[^]]*)]|(?P<ip>[^:\[\]]*)):)?(?P<port>[0-9]+)(/(?P<protocol>tcp|udp))?"
+)
 
 _IP_FORMS = "give an IPv4 address such as 10.1.2.3 or an IPv6 address such as fd00::1"
-_EXPOSE_FORMS = "give INTERNAL:HOSTPORT, INTERNAL:NODE-IP:HOSTPORT or INTERNAL:[NODE-IPV6]:HOSTPORT, such as 80:8080"
+_EXPOSE_FORMS = (
+    "give INTERNAL:HOSTPORT, INTERNAL:NODE-IP:HOSTPORT or INTERNAL:[NODE-IPV6]:HOSTPORT, such as 80:8080, "
+    "with /tcp or /udp behind it for one of them only"
+)
 
 
 def ip(text: str) -> str:
@@ -60,6 +67,10 @@ def name(text: str) -> str:
     """A host name's label, in lower case. Raises ValueError."""
     if not _NAME.fullmatch(text.lower()) or not text.isascii():
         raise ValueError(f"{text!r} is not a name: give 1 to 63 letters, digits and hyphens, no hyphen at either end")
+    if _NUMBER.fullmatch(text.lower()):
+        raise ValueError(f"{text!r} is a number, which programs take for an address: give a name with a letter")
+    if text.lower() == "localhost":
+        raise ValueError("'localhost' is every app itself (RFC 6761): give another name")
     return text.lower()
 
 
@@ -99,7 +110,10 @@ def labels(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def expose(text: str) -> Expose:
-    """``INTERNAL:HOSTPORT``, ``INTERNAL:IP:HOSTPORT`` or ``INTERNAL:[IPV6]:HOSTPORT``. Raises ValueError."""
+    """``INTERNAL:HOSTPORT``, ``INTERNAL:IP:HOSTPORT`` or ``INTERNAL:[IPV6]:HOSTPORT``, perhaps ``/tcp`` or ``/udp``.
+
+    Raises ValueError.
+    """
     match = _EXPOSE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} does not say what to expose where: {_EXPOSE_FORMS}")
@@ -108,19 +122,46 @@ def expose(text: str) -> Expose:
         internal=_port(match["internal"], text),
         host_port=_port(match["port"], text),
         host_ip="0.0.0.0" if host is None else _node_ip(host, text, 6 if match["v6"] is not None else 4),  # noqa: S104
+        protocol=cast("Protocol | None", match["protocol"]),
     )
 
 
 def exposes(texts: Sequence[str]) -> tuple[Expose, ...]:
-    """Several, of which no two may want the same port of the host. Raises ValueError."""
+    """Several. One port of the host leads to one of the app's; what another covers is left out. Raises ValueError."""
     if len(texts) > MAX_EXPOSE:
         raise ValueError(f"{len(texts)} exposed ports are too many: at most {MAX_EXPOSE}")
-    found: dict[tuple[str, int], Expose] = {}
+    found: list[Expose] = []
     for text in texts:
         one = expose(text)
-        if found.setdefault((one.host_ip, one.host_port), one) != one:
-            raise ValueError(f"{text!r}: the host's port {one.host_port} cannot lead to two ports")
-    return tuple(found.values())
+        for other in [other for other in found if _overlap(one, other)]:
+            if one.internal != other.internal:
+                raise ValueError(f"{text!r}: the host's port {one.host_port} cannot lead to two ports: {other} has it")
+            if not _covers(one, other) and not _covers(other, one):
+                raise ValueError(f"{text!r} and {other} share one of TCP and UDP: name each address and protocol once")
+            if _covers(one, other):
+                found.remove(other)
+        if not any(_covers(other, one) for other in found):
+            found.append(one)
+    return tuple(found)
+
+
+def _overlap(one: Expose, other: Expose) -> bool:
+    """Whether some address, port and protocol of the host is in both."""
+    at = one.host_ip == other.host_ip or _is_wildcard_of(one, other) or _is_wildcard_of(other, one)
+    of = None in (one.protocol, other.protocol) or one.protocol == other.protocol
+    return one.host_port == other.host_port and at and of
+
+
+def _covers(one: Expose, other: Expose) -> bool:
+    """Whether ``one`` says all that ``other`` says."""
+    at = one.host_ip == other.host_ip or _is_wildcard_of(one, other)
+    same = (one.internal, one.host_port) == (other.internal, other.host_port)
+    return same and at and one.protocol in (None, other.protocol)
+
+
+def _is_wildcard_of(one: Expose, other: Expose) -> bool:
+    """Sockets on :: are for IPv6 only (`switch.doors`)."""
+    return one.host_ip == ("::" if ":" in other.host_ip else "0.0.0.0")  # noqa: S104
 
 
 def _port(text: str, whole: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from appswitch import networks
 from appswitch.cli import daemon, node
 from appswitch.kernel import features
 
@@ -41,12 +43,16 @@ def ax(monkeypatch: pytest.MonkeyPatch) -> Ax:
 def test_defaults(ax: Ax, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon.platform, "node", lambda: "host-1")
     monkeypatch.setattr(daemon.node, "node_ips", lambda given: [f"v4 of {given}", "v6"])
+    monkeypatch.setattr(daemon.hostnet, "networks", lambda: [ipaddress.ip_network("10.250.7.0/24")])
+    monkeypatch.setattr(daemon.hostnet, "versions", lambda: (4, 6))
     done = ax("--run-dir", "/r")
     assert done.output == ""
     assert ax.keeper == {
         "AX_RUN_DIR": "/r", "AX_NODE_NAME": "host-1", "AX_NODE_IP": "v4 of None,v6", "AX_CLUSTER": "appswitch",
         "AX_PORTS": "40000-60000", "AX_REST_PORT": "6664", "AX_TRANSPORT": "unix", "AX_IDLE_EXIT": "0",
         "AX_DNS": "1", "AX_DNS_DOMAIN": "appswitch.local",
+        "AX_POOLS": "10.199.0.0/16,fd61:7070::/64", "AX_POOLS_GIVEN": "0",
+        "AX_USER_NETWORKS": networks.DEFAULT_USER_NETWORKS,
         "AX_LOG_FORMAT": "console", "AX_LOG_LEVEL": "info",
     }  # fmt: skip
 
@@ -58,7 +64,8 @@ def test_all_options(ax: Ax, tmp_path: Path) -> None:
         "--run-dir", "r", "--node-name", "n.example", "--node-interface", "127.0.0.1", "--cluster", "c", "--ports",
         "50000,40000-40010", "--rest-port", "0", "--rest-token-file", str(token), "--transport", "tcp", "--idle-exit",
         "0.5", "--log-format", "json", "--log-level", "debug", "--no-dns", "--dns-domain", "Apps.Example.",
-        "--dns-servers", "10.0.0.2, [fd00:0::2]:5353,fd00::3",
+        "--dns-servers", "10.0.0.2, [fd00:0::2]:5353,fd00::3", "--pools", "10.99.0.0/16, FD99::/64",
+        "--user-networks", "10.0.0.0/8,192.0.2.1",
     )  # fmt: skip
     assert done.output == ""
     assert ax.keeper == {
@@ -66,8 +73,36 @@ def test_all_options(ax: Ax, tmp_path: Path) -> None:
         "AX_CLUSTER": "c", "AX_PORTS": "40000-40010,50000", "AX_REST_PORT": "0", "AX_REST_TOKEN_FILE": str(token),
         "AX_TRANSPORT": "tcp", "AX_DNS": "0", "AX_DNS_DOMAIN": "apps.example",
         "AX_DNS_SERVERS": "10.0.0.2:53,[fd00::2]:5353,[fd00::3]:53",
+        "AX_POOLS": "10.99.0.0/16,fd99::/64", "AX_POOLS_GIVEN": "1", "AX_USER_NETWORKS": "10.0.0.0/8,192.0.2.1/32",
         "AX_IDLE_EXIT": "0.5", "AX_LOG_FORMAT": "json", "AX_LOG_LEVEL": "debug",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pools", "10.1.2.3/16"], "10.1.0.0/16 is the network, 10.1.2.3 the address"),
+        (["--pools", "10.1.0.0/16,10.0.0.0/8"], "10.0.0.0/8 overlaps 10.1.0.0/16, another pool"),
+        (["--pools", "10.1.0.0/30"], "is too small for a pool"),
+        (["--pools", "192.168.0.0/16"], "192.168.0.0/16 overlaps 192.168.7.0/24, a network of this host"),
+        (["--pools", "x"], "'x' is not a network"),
+        (["--user-networks", "10.0.0.1/8"], "10.0.0.0/8 is the network"),
+        (["--user-networks", ","], "is not a list of networks"),
+    ],
+)
+def test_bad_networks(ax: Ax, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str) -> None:
+    monkeypatch.setattr(daemon.hostnet, "networks", lambda: [ipaddress.ip_network("192.168.7.0/24")])
+    done = ax("--run-dir", "/r", *words)
+    assert (done.exit_code, ax.keeper) == (2, None)
+    assert said in " ".join(done.output.split()), done.output
+
+
+def test_a_host_with_networks_everywhere(ax: Ax, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = list(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+    monkeypatch.setattr(daemon.hostnet, "networks", lambda: everything)
+    done = ax("--run-dir", "/r")
+    assert (done.exit_code, ax.keeper) == (1, None)
+    assert "name one with --pools" in done.output
 
 
 def test_every_option_comes_from_the_environment_too(ax: Ax, tmp_path: Path) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from tests.unit.control.conftest import Connect, until
 from tests.unit.control.fake_switch import FakeSwitch
 
 from appswitch import wire
-from appswitch.control import registry
+from appswitch.control import claims, registry
 from appswitch.control.access import Peer, caller
 from appswitch.control.api import events
 from appswitch.control.api.deps import Parts
 from appswitch.control.link import SwitchLink
+from appswitch.control.pools import Pools
 from appswitch.control.problems import SLUGS
 from appswitch.control.registry import AppIds
-from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, ServerRow, SocketRow
+from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, HostPort, ServerRow, SocketRow
 
 pytestmark = pytest.mark.usefixtures("as_root_daemon")
 
@@ -142,6 +145,15 @@ async def test_tokens_and_ids_differ(connect: Connect) -> None:
         ({"interface": "a/b", "name": "x"}, ["interface"], "'a/b' is no name for an interface"),
         ({"interface": "eth0"}, [], "an interface needs an address"),
         ({"interface": "eth0", "name": "x", "netns": "host"}, [], "a network namespace of its own"),
+        ({"dns_override": True, "netns": "host"}, [], "a resolv.conf of its own is for an app with"),
+        ({"expose": ["80:8080", "81:127.0.0.1:8080"]}, ["expose"], "cannot lead to two ports: 80:0.0.0.0:8080 has it"),
+        ({"egress": {"default": "maybe"}}, ["egress", "default"], "'allow' or 'deny'"),
+        ({"egress": {"deny": ["10.1.2.3/8"]}}, ["egress", "deny", 0], "10.0.0.0/8 is the network"),
+        ({"egress": {"allow": ["a..b"]}}, ["egress", "allow", 0], "neither a network nor a DNS name"),
+        ({"egress": {"allow": ["a.b"], "deny": ["A.B"]}}, ["egress"], "a.b is both allowed and denied"),
+        ({"egress": {"error": "EPERM"}}, ["egress", "error"], "'EACCES' or 'ECONNREFUSED'"),
+        ({"host_ports": ["x"]}, ["host_ports", 0], "'x' does not name a port of the host"),
+        ({"host_ports": ["80:1", "80:2"]}, ["host_ports"], "the app's port 80 leads to 1 and to 2"),
         ({"nameservers": ["dns.example"]}, ["nameservers", 0], "is not a name server"),
         ({"nameservers": ["224.0.0.251"]}, ["nameservers", 0], "an address of many"),
         ({"nameservers": ["1.1.1.1"] * 4}, ["nameservers"], "at most 3"),
@@ -209,6 +221,120 @@ async def test_nor_at_the_same_moment(connect: Connect) -> None:
     body = {"command": ["x"], "ips": ["10.1.1.1"]}
     answers = await asyncio.gather(*(connect(uid=uid).post("/v1/apps", json=body) for uid in (ALICE, BOB)))
     assert sorted(one.status_code for one in answers) == [201, 409]
+
+
+async def test_nobody_takes_anothers_name(connect: Connect) -> None:
+    await register(connect(uid=ALICE), name="web", ips=["10.1.1.1"])
+    await register(connect(uid=ALICE), name="web", ips=["10.1.1.2"])
+    said = problem(await connect(uid=BOB).post("/v1/apps", json={"command": ["x"], "name": "Web"}), "name-in-use")
+    assert said["detail"] == "web is the name of another user's app"
+    await register(connect(uid=0), name="web")
+
+
+@pytest.mark.parametrize(
+    ("ip", "why"),
+    [
+        ("8.8.8.8", "8.8.8.8 is in none of the networks that users may claim: 10.0.0.0/8, "),
+        ("2606:4700::1", "is in none of the networks that users may claim"),
+        ("10.250.3.4", "10.250.3.4 is in a pool, from which --name without --ip draws addresses"),
+    ],
+)
+async def test_what_users_may_not_claim(connect: Connect, ip: str, why: str) -> None:
+    body = {"command": ["x"], "ips": [ip]}
+    said = problem(await connect(uid=ALICE).post("/v1/apps", json=body), "ip-forbidden")
+    assert said["detail"].startswith(why) or why in said["detail"]
+    await register(connect(uid=0), ips=[ip])
+
+
+async def test_nobody_takes_the_hosts_address(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "is_hosts", lambda address: str(address) == "10.7.7.7")
+    body = {"command": ["x"], "ips": ["10.7.7.7"]}
+    said = problem(await connect(uid=ALICE).post("/v1/apps", json=body), "ip-forbidden")
+    assert said["detail"] == "10.7.7.7 is an address of this host"
+    await register(connect(uid=0), ips=["10.7.7.7"])
+
+
+def test_which_addresses_the_host_has() -> None:
+    for text, has in (("127.0.0.1", True), ("240.0.0.1", False), ("2001:db8::77", False)):
+        assert claims.is_hosts(ipaddress.ip_address(text)) == has, text
+
+
+async def test_a_name_draws_an_address(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    alice, bob = connect(uid=ALICE), connect(uid=BOB)
+    web = await register(alice, name="web")
+    assert web["app"]["ips"] == ["10.250.0.16", "fd61:7070::10"]
+    assert web["launcher"][3:] == ["--address", "10.250.0.16/32", "--address", "fd61:7070::10/128"]
+    assert (await register(alice, name="web"))["app"]["ips"] == web["app"]["ips"]
+    assert (await register(bob, name="db"))["app"]["ips"] == ["10.250.0.17", "fd61:7070::11"]
+    assert (await register(alice, name="other", ips=["10.1.1.1"]))["app"]["ips"] == ["10.1.1.1"]
+    assert (await register(alice, ips=["10.250.0.16"]))["app"]["ips"] == ["10.250.0.16"], "it is their own"
+    problem(await bob.post("/v1/apps", json={"command": ["x"], "ips": ["10.250.0.16"]}), "ip-in-use")
+    assert (await register(alice))["app"]["ips"] == []
+    for app in list(switch.apps):
+        switch.end(app)
+    await until(lambda: not link.apps)
+    assert (await register(bob, name="web"))["app"]["ips"] == ["10.250.0.18", "fd61:7070::12"]
+
+
+async def test_names_at_the_same_moment(connect: Connect) -> None:
+    async def drawn(client: httpx.AsyncClient, name: str) -> tuple[str, ...]:
+        return tuple((await register(client, name=name))["app"]["ips"])
+
+    client = connect(uid=ALICE)
+    found = await asyncio.gather(*(drawn(client, f"n{number % 10}") for number in range(20)))
+    assert found[:10] == found[10:]
+    assert len(set(found)) == 10
+
+
+async def test_a_pool_without_an_address_left(connect: Connect, parts: Parts) -> None:
+    parts.registry.claims.pools = Pools([ipaddress.ip_network("10.99.0.0/27")])
+    client = connect(uid=ALICE)
+    for number in range(15):
+        await register(client, name=f"n{number}")
+    said = problem(await client.post("/v1/apps", json={"command": ["x"], "name": "more"}), "pool-exhausted")
+    assert said["detail"].startswith("no IPv4 address is left in 10.99.0.0/27: give one with --ip")
+    await register(client, name="n3")
+    pools = (await client.get("/v1/pools")).json()["pools"]
+    assert pools == [{"network": "10.99.0.0/27", "used": 15, "size": 15, "source": "chosen"}]
+
+
+async def test_egress_and_host_ports(connect: Connect, switch: FakeSwitch) -> None:
+    egress = {
+        "default": "deny",
+        "allow": ["*.Example.com", "10.0.0.0/8"],
+        "deny": ["10.1.1.1"],
+        "error": "ECONNREFUSED",
+    }
+    made = await register(connect(uid=ALICE), egress=egress, host_ports=["5432", "80:8080"])
+    assert isinstance(told := switch.asked[-1], wire.Register)
+    assert (told.app.egress.default, told.app.egress.error) == ("deny", "ECONNREFUSED")
+    assert [(one.allow, str(one)) for one in told.app.egress.rules] == [
+        (False, "10.1.1.1/32"), (True, "*.example.com"), (True, "10.0.0.0/8"),
+    ]  # fmt: skip
+    assert told.app.host_ports == (HostPort(5432, 5432), HostPort(80, 8080))
+    assert made["app"]["egress"] == {**egress, "allow": ["*.example.com", "10.0.0.0/8"], "deny": ["10.1.1.1/32"]}
+    assert made["app"]["host_ports"] == ["5432:5432", "80:8080"]
+
+
+async def test_dns_override(connect: Connect, switch: FakeSwitch, parts: Parts) -> None:
+    client = connect(uid=ALICE)
+    path = parts.settings.run_dir.resolv_conf
+    for _ in range(2):
+        made = await register(client, dns_override=True, nameservers=["10.0.0.2"])
+        assert made["launcher"][-2:] == ["--resolv-conf", str(path)]
+        assert made["app"]["nameservers"] == ["127.0.0.53"]
+    assert path.read_text().splitlines()[1:] == ["nameserver 127.0.0.53", "search appswitch.local", "options edns0"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.write_text("nameserver 6.6.6.6")
+    await register(client, dns_override=True)
+    assert "6.6.6.6" not in path.read_text()
+    assert [one.name for one in path.parent.iterdir() if "resolv" in one.name] == ["resolv.conf"]
+
+
+async def test_dns_override_without_dns(connect: Connect, parts: Parts) -> None:
+    parts.registry.settings = msgspec.structs.replace(parts.settings, dns=False)
+    problem(await connect(uid=0).post("/v1/apps", json={"command": ["x"], "dns_override": True}), "dns-off")
+    assert (await register(connect(uid=0), nameservers=["10.0.0.2"]))["app"]["nameservers"] == []
 
 
 async def test_an_address_is_free_when_its_app_is_gone(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
@@ -299,6 +425,38 @@ async def test_everybody_sees_their_own(connect: Connect, switch: FakeSwitch, li
     assert await seen(uid=ALICE) == ([alice], [alice], [alice], 2)
     assert await seen(uid=BOB) == ([bob], [bob], [bob], 2)
     assert await seen(uid=BOB + 1) == ([], [], [], 0)
+
+
+async def test_names(connect: Connect) -> None:
+    web = [await register(connect(uid=ALICE), name="web", ips=ips) for ips in (["10.1.1.2", "fd00::1"], ["10.1.1.1"])]
+    db = await register(connect(uid=BOB), name="db", ips=["10.1.1.3"])
+    await register(connect(uid=BOB), ips=["10.1.1.4"])
+    rows = [
+        {"name": "db", "fqdn": "db.appswitch.local", "addresses": ["10.1.1.3"], "apps": [db["appid"]]},
+        {"name": "web", "fqdn": "web.appswitch.local", "addresses": ["10.1.1.1", "10.1.1.2", "fd00::1"],
+         "apps": [one["appid"] for one in web]},
+    ]  # fmt: skip
+    assert (await connect(uid=0).get("/v1/names")).json() == {"names": rows}
+    assert (await connect(uid=BOB).get("/v1/names")).json() == {"names": rows[:1]}
+    assert (await connect(uid=ALICE).get("/v1/names")).json() == {"names": rows[1:]}
+
+
+async def test_exposed(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> None:
+    made = await register(connect(uid=ALICE), name="web", ips=["10.1.1.1"], expose=["80:8080", "53:[::]:5353/udp"])
+    await register(connect(uid=BOB), expose=["80:8081/tcp"])
+    switch.listen(ServerRow(app_id=made["id"], proto="tcp", service_ip="0.0.0.0", service_port=80,
+                            actual=("0.0.0.0:8080", "127.0.0.1:40000"), since=1.0))  # fmt: skip
+    switch.listen(ServerRow(app_id=made["id"], proto="tcp", service_ip="0.0.0.0", service_port=53,
+                            actual=("[::]:5353",), since=1.0))  # fmt: skip
+    await until(lambda: len(link.servers) == 2)
+    rows = (await connect(uid=ALICE).get("/v1/exposed")).json()["exposed"]
+    assert [(row["internal"], row["address"], row["proto"], row["state"]) for row in rows] == [
+        (80, "0.0.0.0:8080", "tcp", "open"),
+        (80, "0.0.0.0:8080", "udp", "waiting"),
+        (53, "[::]:5353", "udp", "waiting"),
+    ]
+    assert {(row["appid"], row["name"]) for row in rows} == {(made["appid"], "web")}
+    assert len((await connect(uid=0).get("/v1/exposed")).json()["exposed"]) == 4
 
 
 async def test_events_are_for_their_own(parts: Parts) -> None:
@@ -468,6 +626,7 @@ async def test_openapi(connect: Connect) -> None:
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
+        "/v1/names", "/v1/pools", "/v1/exposed",
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)

@@ -87,7 +87,7 @@ def test_ips_one_of_each_family() -> None:
         validate.ips(["10.1.2.3", "10.1.2.4"])
 
 
-@pytest.mark.parametrize("text", ["a", "web", "Web-1", "0", "a" * 63])
+@pytest.mark.parametrize("text", ["a", "web", "Web-1", "1a", "0-0", "a" * 63])
 def test_name(text: str) -> None:
     assert validate.name(text) == text.lower()
 
@@ -126,6 +126,8 @@ def test_not_so_many_labels() -> None:
         ("80:127.0.0.1:8080", Expose(80, 8080, "127.0.0.1")),
         ("80:[::]:8080", Expose(80, 8080, "::")),
         ("80:[2001:DB8::1]:8080", Expose(80, 8080, "2001:db8::1")),
+        ("80:8080/tcp", Expose(80, 8080, protocol="tcp")),
+        ("53:[::1]:5353/udp", Expose(53, 5353, "::1", "udp")),
     ],
 )
 def test_expose(text: str, made: Expose) -> None:
@@ -138,7 +140,7 @@ def test_expose(text: str, made: Expose) -> None:
     [
         "", "80", ":", "80:", ":80", "a:80", "80:b", "0:80", "80:0", "65536:80", "80:65536", "80:999999", "-1:80",
         "80:8080:90", "80:host:8080", "80:::1:8080", "80:[10.0.0.1]:8080", "80:224.0.0.1:8080", "80:[::1:8080",
-        "80:8080/tcp", " 80:8080", "\u0668\u0660:8080", "80:8080\n",
+        "80:8080/sctp", "80:8080/", "80:8080/TCP", "80/tcp:8080", " 80:8080", "\u0668\u0660:8080", "80:8080\n",
     ],
 )  # fmt: skip
 def test_not_to_expose(text: str) -> None:
@@ -152,5 +154,63 @@ def test_one_port_of_the_host_leads_to_one_port() -> None:
     assert validate.exposes(["80:8080", "80:8080", "81:8081"]) == (Expose(80, 8080), Expose(81, 8081))
     with pytest.raises(ValueError, match="the host's port 8080 cannot lead to two ports"):
         validate.exposes(["80:8080", "81:8080"])
+    with pytest.raises(ValueError, match=r"cannot lead to two ports: 80:0.0.0.0:8080 has it"):
+        validate.exposes(["80:8080", "81:127.0.0.1:8080/udp"])
+    with pytest.raises(ValueError, match="cannot lead to two ports"):
+        validate.exposes(["80:[::1]:8080", "81:[::]:8080"])
+    with pytest.raises(ValueError, match="name each address and protocol once"):
+        validate.exposes(["80:8080/tcp", "80:127.0.0.1:8080"])
     with pytest.raises(ValueError, match="257 exposed ports are too many"):
         validate.exposes([f"80:{port}" for port in range(1, 258)])
+
+
+@pytest.mark.parametrize(
+    ("texts", "left"),
+    [
+        (["80:8080/tcp", "81:8080/udp"], ["80:0.0.0.0:8080/tcp", "81:0.0.0.0:8080/udp"]),
+        (["80:127.0.0.1:8080", "81:192.0.2.1:8080"], ["80:127.0.0.1:8080", "81:192.0.2.1:8080"]),
+        (["80:8080", "81:[::]:8080"], ["80:0.0.0.0:8080", "81:[::]:8080"]),
+        (["80:8080", "80:127.0.0.1:8080/tcp"], ["80:0.0.0.0:8080"]),
+        (["80:127.0.0.1:8080/tcp", "80:192.0.2.1:8080", "80:8080"], ["80:0.0.0.0:8080"]),
+        (["80:8080/udp", "80:8080"], ["80:0.0.0.0:8080"]),
+    ],
+)
+def test_what_shares_a_port_of_the_host(texts: list[str], left: list[str]) -> None:
+    assert [str(one) for one in validate.exposes(texts)] == left
+
+
+@pytest.mark.parametrize("text", ["0", "123", "0x7f000001", "0X10", "localhost", "LocalHost"])
+def test_names_that_mean_something_else(text: str) -> None:
+    with pytest.raises(ValueError, match="give a"):
+        validate.name(text)
+
+
+@pytest.mark.parametrize("text", ["a", "eth0", "fifteen-letters", "w\xe4n0", "a.b"])
+def test_interface(text: str) -> None:
+    assert validate.interface(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "sixteen-letters!", "a/b", "a b", "a:1", ".", "..", "lo", "a\n", "a%d", "\xe4" * 8]
+)
+def test_not_an_interface(text: str) -> None:
+    with pytest.raises(ValueError, match="is no name for an interface"):
+        validate.interface(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [("127.0.0.53", "127.0.0.53"), ("FE80::1", "fe80::1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("0.0.0.0", "127.0.0.1"),
+     ("::", "::1")],
+)  # fmt: skip
+def test_nameserver(text: str, canonical: str) -> None:
+    assert validate.nameserver(text) == canonical
+
+
+@pytest.mark.parametrize(
+    "text", ["", "dns", "10.0.0.300", "fe80::1%eth0", "224.0.0.251", "ff02::fb", "255.255.255.255"]
+)
+def test_not_a_nameserver(text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is looked at below
+        validate.nameserver(text)
+    assert str(caught.value).startswith(repr(text))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from appswitch.control.api import views
+from appswitch.control.api import requests, views
 from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
 from appswitch.control.problems import ProblemError
 from appswitch.control.registry import Registration
@@ -34,7 +34,7 @@ async def get_app(appid: AppIdPath, parts: TheParts, caller: TheCaller) -> views
 
 @router.post("", status_code=201)
 async def register_app(
-    new: views.NewAppRequest, parts: TheParts, caller: TheCaller, response: Response
+    new: requests.NewAppRequest, parts: TheParts, caller: TheCaller, response: Response
 ) -> views.Registered:
     """Make an app known to the switch. It is yours: it runs as the user who asks here."""
     made = await parts.registry.register(new.checked(), caller)
@@ -64,6 +64,8 @@ def launcher_options(made: Registration, attach: str) -> list[str]:
     options = ["--attach", attach]
     if app.netns == "new":
         options.append("--new-netns")
+        if made.resolv_conf:
+            options += ["--resolv-conf", made.resolv_conf]
         if app.interface:
             options += ["--interface", app.interface]
         for ip in app.ips:

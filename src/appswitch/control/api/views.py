@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from appswitch.control import validate
-from appswitch.control.registry import NewApp
-from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, Expose, Netns, ServerRow, SocketRow, Transport
+from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, Netns, ServerRow, SocketRow, Transport
 
 Proto = Literal["tcp", "udp"]
 AppId = Annotated[str, Field(description="Eight hexadecimal digits.", pattern="^[0-9a-f]{8}$")]
 
 
-class _View(BaseModel):
+class View(BaseModel):
+    """Whatever is answered."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class App(_View):
+class Egress(View):
+    """What an app may reach outside: deny wins, then allow, then the default."""
+
+    default: Literal["allow", "deny"]
+    allow: list[str] = Field(description="Networks, and names whose addresses the app has resolved.")
+    deny: list[str]
+    error: Literal["EACCES", "ECONNREFUSED"] = Field(description="What a denied call fails with.")
+
+
+class App(View):
     """One ``ax run``."""
 
     id: int
@@ -35,14 +44,16 @@ class App(_View):
     ips: list[str] = Field(description="Virtual addresses: at most one IPv4 and one IPv6.")
     labels: dict[str, str]
     zones: list[str]
-    expose: list[str] = Field(description="INTERNAL:NODE-IP:HOSTPORT")
+    expose: list[str] = Field(description="INTERNAL:NODE-IP:HOSTPORT, with /tcp or /udp if it is one of them.")
     netns: Netns
     transport: Transport = Field(description="What it is joined by to apps on the same node.")
     interface: str | None = Field(description="Of its network namespace, with its addresses; none: lo has them.")
     nameservers: list[str] = Field(description="Where it sends DNS queries, which the daemon answers.")
+    egress: Egress
+    host_ports: list[str] = Field(description="INTERNAL:HOSTPORT, from its loopback to the host's.")
 
 
-class AppEntry(_View):
+class AppEntry(View):
     """An app and how it is doing."""
 
     app: App
@@ -51,7 +62,7 @@ class AppEntry(_View):
     attached: float | None = Field(description="When it came, in seconds since the epoch.")
 
 
-class Server(_View):
+class Server(View):
     """A listening socket."""
 
     app_id: int
@@ -66,7 +77,7 @@ class Server(_View):
     since: float = Field(description="Seconds since the epoch.")
 
 
-class Socket(_View):
+class Socket(View):
     """A socket that the switch made for an app."""
 
     id: int = Field(description="The kernel's cookie (SO_COOKIE).")
@@ -80,7 +91,7 @@ class Socket(_View):
     backlog: int
 
 
-class Connection(_View):
+class Connection(View):
     """An established connection with at least one end in an app."""
 
     proto: Proto
@@ -93,31 +104,31 @@ class Connection(_View):
     transport: Transport | Literal["udp"]
 
 
-class Apps(_View):
+class Apps(View):
     """Reply to GET /v1/apps."""
 
     apps: list[AppEntry]
 
 
-class Servers(_View):
+class Servers(View):
     """Reply to GET /v1/servers."""
 
     servers: list[Server]
 
 
-class Sockets(_View):
+class Sockets(View):
     """Reply to GET /v1/sockets."""
 
     sockets: list[Socket]
 
 
-class Connections(_View):
+class Connections(View):
     """Reply to GET /v1/connections."""
 
     connections: list[Connection]
 
 
-class Status(_View):
+class Status(View):
     """How the daemon is doing."""
 
     version: str
@@ -132,59 +143,7 @@ class Status(_View):
     stats: dict[str, float] = Field(description="Counters of the switch; empty while it is away.")
 
 
-def _exposable(text: str) -> str:
-    validate.expose(text)  # here for the error's path; `validate.exposes` makes the value
-    return text
-
-
-class NewAppRequest(BaseModel):
-    """What to run. The app must attach with the token of the reply within its time."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    command: Annotated[list[str], Field(min_length=1, max_length=4096)]
-    name: Annotated[str, AfterValidator(validate.name)] | None = None
-    ips: Annotated[list[Annotated[str, AfterValidator(validate.ip)]], AfterValidator(validate.ips)] = []
-    labels: Annotated[dict[str, str], AfterValidator(validate.labels)] | None = Field(
-        None, description="Given labels replace the default, zone=default."
-    )
-    expose: Annotated[list[Annotated[str, AfterValidator(_exposable)]], AfterValidator(validate.exposes)] = Field(
-        [], description="INTERNAL:HOSTPORT, INTERNAL:NODE-IP:HOSTPORT or INTERNAL:[NODE-IPV6]:HOSTPORT"
-    )
-    netns: Netns = Field("new", description="An empty network namespace, or the host's.")
-    transport: Transport | None = Field(None, description="The daemon's default if not given.")
-    interface: Annotated[str, AfterValidator(validate.interface)] | None = Field(
-        None, description="An interface of this name gets the app's addresses, in place of lo."
-    )
-    nameservers: Annotated[list[Annotated[str, AfterValidator(validate.nameserver)]], Field(max_length=3)] = Field(
-        [],
-        description="Where the app sends DNS queries (resolv.conf(5)); with a namespace of its own the daemon answers.",
-    )
-
-    @model_validator(mode="after")
-    def _interface_is_possible(self) -> Self:
-        if self.interface and self.netns == "host":
-            raise ValueError("an interface is for an app with a network namespace of its own")
-        if self.interface and not self.ips and not self.name:
-            raise ValueError("an interface needs an address: give one, or a name, which draws one")
-        return self
-
-    def checked(self) -> NewApp:
-        """As the registry wants it."""
-        return NewApp(
-            command=tuple(self.command),
-            name=self.name,
-            ips=tuple(self.ips),
-            labels=self.labels,
-            expose=cast("tuple[Expose, ...]", self.expose),  # the validator made them
-            netns=self.netns,
-            transport=self.transport,
-            interface=self.interface,
-            nameservers=tuple(dict.fromkeys(self.nameservers)),
-        )
-
-
-class Registered(_View):
+class Registered(View):
     """How to attach: run the launcher with ``launcher``, ``--token-fd`` and the command."""
 
     id: int
@@ -196,7 +155,7 @@ class Registered(_View):
     app: App
 
 
-class ProblemDetail(_View):
+class ProblemDetail(View):
     """RFC 9457."""
 
     type: str = Field(description="urn:appswitch:problem: and a slug that does not change.")
@@ -207,7 +166,7 @@ class ProblemDetail(_View):
     errors: list[FieldError] | None = None
 
 
-class FieldError(_View):
+class FieldError(View):
     """Which field of a request is at fault."""
 
     path: list[str | int]
@@ -235,6 +194,13 @@ def app(spec: AppSpec, *, whole: bool = True) -> App:
         transport=spec.transport,
         interface=spec.interface,
         nameservers=list(spec.nameservers),
+        egress=Egress(
+            default=spec.egress.default,
+            allow=[str(rule) for rule in spec.egress.rules if rule.allow],
+            deny=[str(rule) for rule in spec.egress.rules if not rule.allow],
+            error=spec.egress.error,
+        ),
+        host_ports=[str(one) for one in spec.host_ports],
     )
 
 

@@ -1,0 +1,124 @@
+"""/v1/names, pools, exposed: the virtual network as its users named it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from appswitch.address import Address, ip_bytes
+from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
+from appswitch.control.api.views import AppId, Proto, View
+from appswitch.control.pools import addresses_of
+from appswitch.model import AppSpec, Expose, ServerRow
+
+router = APIRouter(prefix="/v1", tags=["network"], responses=RESPONSES)
+
+
+class Name(View):
+    """A name, and what it stands for."""
+
+    name: str
+    fqdn: str = Field(description="With the domain of the daemon's DNS server.")
+    addresses: list[str] = Field(description="Virtual addresses of its apps, IPv4 first.")
+    apps: list[AppId]
+
+
+class Names(View):
+    """Reply to GET /v1/names."""
+
+    names: list[Name]
+
+
+class Pool(View):
+    """A network from which apps with a name alone get their addresses."""
+
+    network: str
+    used: int = Field(description="Addresses of it that apps have, drawn or not.")
+    size: int = Field(description="Addresses that can be drawn.")
+    source: Literal["given", "chosen"] = Field(description="By --pools, or by the daemon: a network the host has not.")
+
+
+class Pools(View):
+    """Reply to GET /v1/pools."""
+
+    pools: list[Pool]
+
+
+class Exposed(View):
+    """A port of the host that leads to an app."""
+
+    appid: AppId
+    name: str | None
+    internal: int = Field(description="The app's port.")
+    address: str = Field(description="Address and port of the host.")
+    proto: Proto
+    state: Literal["open", "waiting"] = Field(description="Waiting: the app does not listen yet.")
+
+
+class AllExposed(View):
+    """Reply to GET /v1/exposed."""
+
+    exposed: list[Exposed]
+
+
+@router.get("/names")
+async def list_names(parts: TheParts, caller: TheCaller) -> Names:
+    """Every name of apps that you may see."""
+    found: dict[str, list[AppSpec]] = {}
+    for app in parts.registry.apps():
+        if app.name is not None and caller.sees(app):
+            found.setdefault(app.name, []).append(app)
+    return Names(names=[_name(name, apps, parts.settings.dns_domain) for name, apps in sorted(found.items())])
+
+
+def _name(name: str, apps: list[AppSpec], domain: str) -> Name:
+    addresses = sorted({ipaddress.ip_address(ip) for app in apps for ip in app.ips}, key=lambda ip: (ip.version, ip))
+    return Name(
+        name=name, fqdn=f"{name}.{domain}", addresses=list(map(str, addresses)), apps=[app.appid for app in apps]
+    )
+
+
+@router.get("/pools")
+async def list_pools(parts: TheParts, _: TheCaller) -> Pools:
+    """Where addresses are drawn from, and how many are left."""
+    taken = addresses_of(ip for app in parts.registry.apps() for ip in app.ips)
+    source: Literal["given", "chosen"] = "given" if parts.settings.pools_given else "chosen"
+    return Pools(
+        pools=[
+            Pool(network=str(pool.network), used=len(pool.used(taken)), size=pool.size, source=source)
+            for pool in parts.registry.claims.pools.pools
+        ]
+    )
+
+
+@router.get("/exposed")
+async def list_exposed(parts: TheParts, caller: TheCaller) -> AllExposed:
+    """Every port of the host that is to lead to an app that you may see."""
+    apps = [app for app in parts.registry.apps() if caller.sees(app)]
+    return AllExposed(exposed=list(exposed(apps, parts.registry.link.servers.values())))
+
+
+def exposed(apps: Iterable[AppSpec], servers: Iterable[ServerRow]) -> Iterator[Exposed]:
+    """A row for each app, host address and protocol."""
+    opened = {(row.app_id, row.proto, row.service_port, actual) for row in servers for actual in row.actual}
+    for app in apps:
+        for one in app.expose:
+            address = str(Address(ip_bytes(one.host_ip), one.host_port))
+            for proto in _protocols(one):
+                is_open = (app.id, proto, one.internal, address) in opened
+                yield Exposed(
+                    appid=app.appid,
+                    name=app.name,
+                    internal=one.internal,
+                    address=address,
+                    proto=proto,
+                    state="open" if is_open else "waiting",
+                )
+
+
+def _protocols(one: Expose) -> tuple[Proto, ...]:
+    return ("tcp", "udp") if one.protocol is None else (one.protocol,)

@@ -1,0 +1,65 @@
+"""What an app may call its own: which addresses and names are free for whom, and where drawn ones come from."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+from appswitch.control.access import Caller
+from appswitch.control.pools import Pools, addresses_of
+from appswitch.control.problems import ProblemError
+from appswitch.model import AppSpec
+from appswitch.networks import IPAddress, Network
+
+
+class Claims:
+    """Judges names and addresses of new apps by those of the ones there are (``apps``: living or about to)."""
+
+    def __init__(self, pools: Pools, user_networks: Sequence[Network]) -> None:
+        self.pools = pools
+        self.user_networks = tuple(user_networks)
+
+    def addresses(
+        self, name: str | None, ips: Sequence[str], apps: Sequence[AppSpec], caller: Caller
+    ) -> tuple[str, ...]:
+        """Those that the app gets. Raises ProblemError: a name or address that is not the caller's, an empty pool.
+
+        Nobody but an administrator becomes a backend beside another user's app, by address or by name.
+        """
+        if not caller.admin:
+            self._check_name(name, apps, caller)
+            for ip in ips:
+                self._check_ip(ip, apps, caller)
+        if ips or name is None:
+            return tuple(ips)
+        shared = next((app.ips for app in apps if app.name == name and app.uid == caller.uid and app.ips), None)
+        return shared or self.pools.draw(addresses_of(ip for app in apps for ip in app.ips))
+
+    def _check_name(self, name: str | None, apps: Iterable[AppSpec], caller: Caller) -> None:
+        if name is not None and any(app.name == name and app.uid != caller.uid for app in apps):
+            raise ProblemError("name-in-use", f"{name} is the name of another user's app")
+
+    def _check_ip(self, ip: str, apps: Iterable[AppSpec], caller: Caller) -> None:
+        owners = {app.uid for app in apps if ip in app.ips}
+        if owners - {caller.uid}:
+            raise ProblemError("ip-in-use", f"{ip} is in use by an app of another user")
+        address = ipaddress.ip_address(ip)
+        if not any(address in network for network in self.user_networks):
+            networks = ", ".join(map(str, self.user_networks))
+            raise ProblemError("ip-forbidden", f"{ip} is in none of the networks that users may claim: {networks}")
+        if address in self.pools and not owners:
+            raise ProblemError("ip-forbidden", f"{ip} is in a pool, from which --name without --ip draws addresses")
+        if is_hosts(address):
+            raise ProblemError("ip-forbidden", f"{ip} is an address of this host")
+
+
+def is_hosts(address: IPAddress) -> bool:
+    """Whether the host has the address: a datagram to oneself comes from where it goes to. None is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((str(address), 9))
+            return ipaddress.ip_address(sock.getsockname()[0]) == address
+    except OSError:  # no route to it, so it is not ours
+        return False
