@@ -13,6 +13,7 @@ import structlog
 from appswitch.control import idle, logs, server
 from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
+from appswitch.control.dns.service import Dns
 from appswitch.control.link import SwitchLink
 from appswitch.control.notify import notify
 from appswitch.control.registry import Registry
@@ -30,6 +31,7 @@ class Control:
         self.registry = Registry(self.link, settings)
         self.parts = Parts(settings=settings, registry=self.registry, token=settings.token)
         self.server = server.Server(create(self.parts))
+        self.dns: Dns | None = None
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError."""
@@ -37,13 +39,17 @@ class Control:
         tcp = server.tcp_listener(self.settings.rest_port)
         sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
         where = "{}:{}".format(*tcp.getsockname()) if tcp else str(path)
+        self.dns = self._make_dns()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        tasks = [self.link.run(), self._announce(where), self._end_idle()]
+        if self.dns:
+            tasks.append(self.dns.run())
         # If one of these fails, so does control, and the keeper starts another.
         async with asyncio.TaskGroup() as group:
-            helpers = [group.create_task(task) for task in (self.link.run(), self._announce(where), self._end_idle())]
+            helpers = [group.create_task(task) for task in tasks]
             try:
                 await self.server.serve(sockets)
             finally:
@@ -67,6 +73,17 @@ class Control:
             _log.info("read the REST token again")
         except SettingsError as err:
             _log.error("kept the old REST token", error=str(err))
+
+    def _make_dns(self) -> Dns | None:
+        """Its socket is there before the switch is: the switch says everything when it is connected to."""
+        where = self.settings.run_dir.dns
+        if not self.settings.dns:
+            where.unlink(missing_ok=True)  # of a daemon that answered
+            return None
+        try:
+            return Dns(self.link, self.settings)
+        except OSError as err:
+            raise server.ListenError(f"cannot listen on {where}: {err.strerror}") from None
 
     async def _announce(self, where: str) -> None:
         await self.server.listening.wait()

@@ -18,6 +18,7 @@ class ServiceNames:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._known: dict[tuple[int, Protocol], str | None] = {}  # bounded: there are 2 * 65,536 ports
+        self._one = asyncio.Lock()  # getservbyport(3) has one buffer for all threads
         self._learning: set[asyncio.Task[None]] = set()
 
     def get(self, port: int, proto: Protocol) -> str | None:
@@ -39,7 +40,8 @@ class ServiceNames:
         await asyncio.gather(*self._learning, return_exceptions=True)
 
     async def _learn(self, port: int, proto: Protocol) -> None:
-        name = await asyncio.to_thread(_ask, port, proto)
+        async with self._one:
+            name = await asyncio.to_thread(_ask, port, proto)
         if name is not None:
             self._known[port, proto] = name
             self._changed()
