@@ -91,6 +91,9 @@ JUDGED = [
     ("sendmsg", (3, 0x1000, 0x20000000), True),
     ("sendmsg", (3, 0x1000, 0x20004040), True),
     ("sendmsg", (3, 0x1000, 0xDFFFFFFF), False),
+    *(("sendmsg", (fd, 0x1000, 0), True) for fd in (960, 1023, 64512, 65535, 960 + HIGH)),
+    *(("sendmsg", (fd, 0x1000, 0), False) for fd in (959, 1024, 64511, 65536, 0x7FFFFFFF, 0xFFFFFFFF)),
+    *(("sendmmsg", (fd, 0x1000, 1, 0), fd == 960) for fd in (959, 960, 1024)),
     ("sendmmsg", (3, 0x1000, 2, 0), False),
     ("sendmmsg", (3, 0x1000, 0x20000000, 0), False),  # how many, no flags
     ("sendmmsg", (3, 0x1000, 2, 0x20000000), True),
@@ -103,7 +106,11 @@ JUDGED = [
     ("socket", (10 + HIGH, 1 + HIGH, 0), True),  # ints
     ("socket", (2, 1 | 0o2000000 | 0o4000, 0), True),  # SOCK_CLOEXEC, SOCK_NONBLOCK
     ("socket", (2, 1, 262), True),  # MPTCP
-    ("socket", (2, 2, 0), False),
+    ("socket", (2, 2, 0), True),
+    ("socket", (10, 2 | 0o2000000, 17), True),
+    ("socket", (2, 2, 1), False),  # ICMP
+    ("socket", (2, 2, 136), False),  # UDP-Lite
+    ("socket", (1, 2, 0), False),
     ("socket", (2, 3, 0), False),
     ("socket", (2, 5, 0), False),  # SOCK_SEQPACKET has the bit of SOCK_STREAM
     ("socket", (1, 1, 0), False),
@@ -114,8 +121,8 @@ JUDGED = [
     *((name, (3, 270, option), False) for name in SOCKOPTS for option in (1, 10, 15, 38)),
     ("getsockopt", (3, 270 + HIGH, 15), False),
     ("setsockopt", (3, 6 + HIGH, 1), True),
-    *(("getsockopt", (3, 1, option), True) for option in (15, 17, 31, 38, 39, 59, 77)),
-    *(("getsockopt", (3, 1, option), False) for option in (1, 2, 3, 4, 7, 8, 9, 13, 16, 20, 30, 34, 57, 76)),
+    *(("getsockopt", (3, 1, option), True) for option in (2, 15, 17, 31, 38, 39, 59, 77)),
+    *(("getsockopt", (3, 1, option), False) for option in (1, 3, 4, 7, 8, 9, 13, 16, 20, 30, 34, 57, 76)),
     *(("setsockopt", (3, 1, option), True) for option in (15, 16, 34, 76)),
     *(("setsockopt", (3, 1, option), False) for option in (1, 2, 7, 8, 9, 13, 17, 20, 21, 31, 38, 59, 77)),
     ("getsockopt", (0, 1, 9, 15, 15), False),

@@ -97,10 +97,23 @@ def test_an_app_is_kept_with_its_notifier_and_what_it_asked_for(keep: Keep, keep
     assert keeper.empty()
 
 
+def test_the_namespace_of_an_app_is_kept_before_it(keep: Keep, keeper: Keeper) -> None:
+    keep.app(SPEC, listener(), (listener(), listener()))
+    names = [keeper.receive()[0] for _ in range(4)]
+    assert names == [
+        "FDSTORE=1\nFDPOLL=0\nFDNAME=net-00000abc",
+        "FDSTORE=1\nFDPOLL=0\nFDNAME=user-00000abc",
+        "FDSTORE=1\nFDNAME=app-00000abc",
+        "FDSTORE=1\nFDNAME=spec-00000abc",
+    ]
+
+
 def test_an_app_is_forgotten(keep: Keep, keeper: Keeper) -> None:
     keep.forget_app("00000abc")
     assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=app-00000abc", [])
     assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=spec-00000abc", [])
+    assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=net-00000abc", [])
+    assert keeper.receive() == ("FDSTOREREMOVE=1\nFDNAME=user-00000abc", [])
 
 
 def test_the_journal_is_kept_without_a_look_at_its_state(keep: Keep, keeper: Keeper) -> None:
@@ -118,12 +131,13 @@ def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper
 
     def listen(_events: int) -> None:
         heard.append(keeper.receive()[0])
-        if len(heard) == 400:
+        if len(heard) == 800:
             loop.stop()
 
     loop.watch(keeper.socket.fileno(), select.EPOLLIN, listen)
     loop.run()
-    assert heard == [f"FDSTOREREMOVE=1\nFDNAME={kind}-{n:08x}" for n in range(200) for kind in ("app", "spec")]
+    kinds = ("app", "spec", "net", "user")
+    assert heard == [f"FDSTOREREMOVE=1\nFDNAME={kind}-{n:08x}" for n in range(200) for kind in kinds]
     assert not keep._queue
     keep.ready()  # at once, again
     assert keeper.receive() == ("READY=1", [])
@@ -143,7 +157,9 @@ import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 from appswitch.switch.keep import recovered
 kept = recovered()
-print([(spec.appid, spec.command, os.readlink(f"/proc/self/fd/{fd.fileno()}")) for spec, fd in kept.apps])
+def link(fd):
+    return os.readlink(f"/proc/self/fd/{fd.fileno()}")
+print([(spec.appid, spec.command, link(fd), len(home)) for spec, fd, home in kept.apps])
 print(kept.journal is not None and os.pread(kept.journal.fileno(), 10, 0))
 print(sorted(kept.orphans))
 print([name for name in os.environ if name.startswith("LISTEN_")])
@@ -197,14 +213,15 @@ def test_a_successor_gets_back_what_was_kept() -> None:
             ("app-00000abc", listener()),
             ("spec-00000def", memory(msgspec.msgpack.encode(other))),
             ("stored", listener()),
+            ("net-00000abc", listener()),
         ]
     )
-    assert apps == "[('00000abc', ('sleep', '1'), '/dev/null')]"
+    assert apps == "[('00000abc', ('sleep', '1'), '/dev/null', 1)]"
     assert journal == "b'some calls'"
     assert orphans == "['00000def']"
     assert environment == "[]"
     # An app's spec was read; what belongs to nobody is closed, too. The rest is not inherited by programs.
-    assert inheritable == "[None, False, False, None, None]"
+    assert inheritable == "[None, False, False, None, None, False]"
 
 
 def test_descriptors_for_another_process_are_not_touched() -> None:
