@@ -20,6 +20,7 @@ from appswitch.switch.netns import cookie_of
 INET, INET6, STREAM, DGRAM = (int(n) for n in (socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM))
 NETLINK, SOCK_DIAG = 16, 4
 ALL = 0xFFF
+IP_PKTINFO = 8
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_receive(size: int) -> None:
 def test_receive_tells_what_it_was_sent_to() -> None:
     one, two = pair()
     with one, two:
-        two.setsockopt(socket.SOL_IP, socket.IP_PKTINFO, 1)
+        two.setsockopt(socket.SOL_IP, IP_PKTINFO, 1)
         one.send(b"x")
         received = _kernel.receive(two.fileno())
         assert not isinstance(received, int)
@@ -127,7 +128,7 @@ def test_what_was_set_goes_along() -> None:
         (socket.SOL_SOCKET, socket.SO_BROADCAST, 1),
         (socket.SOL_SOCKET, 35, 1),  # SO_TIMESTAMPNS
         (socket.SOL_IP, socket.IP_TTL, 7),
-        (socket.SOL_IP, socket.IP_PKTINFO, 1),
+        (socket.SOL_IP, IP_PKTINFO, 1),
         (socket.SOL_IPV6, socket.IPV6_RECVPKTINFO, 1),
         (socket.SOL_IPV6, socket.IPV6_V6ONLY, 1),
         (socket.IPPROTO_UDP, 104, 1),  # UDP_GRO
