@@ -129,8 +129,8 @@ def test_what_was_set_goes_along() -> None:
         (socket.SOL_SOCKET, 35, 1),  # SO_TIMESTAMPNS
         (socket.SOL_IP, socket.IP_TTL, 7),
         (socket.SOL_IP, IP_PKTINFO, 1),
-        (socket.SOL_IPV6, socket.IPV6_RECVPKTINFO, 1),
-        (socket.SOL_IPV6, socket.IPV6_V6ONLY, 1),
+        (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1),
+        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1),
         (socket.IPPROTO_UDP, 104, 1),  # UDP_GRO
     ]
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as old, socket.socket(socket.AF_INET6, DGRAM) as new:
