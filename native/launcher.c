@@ -6,7 +6,7 @@
  * without NSS, so that it runs in any container and starts in no time.
  *
  *     ax-launch --attach PATH --token-fd N [--new-netns] [--setuser UID:GID[:G1,G2...]]
- *               [--interface NAME] [--address ADDR/PREFIX ...] -- COMMAND [ARGUMENT...]
+ *               [--interface NAME] [--address ADDR/PREFIX ...] [--resolv-conf PATH] -- COMMAND [ARGUMENT...]
  *
  * Two rules. Everything that may fail for a reason the user can cure says so in one line and exits 125 (the
  * program that does not exist is 127, the one that cannot be executed 126, as for env(1)). And every socket
@@ -15,7 +15,8 @@
  *
  * Signal dispositions and masks are not touched; every descriptor of its own is close-on-exec.
  *
- * Sources: seccomp(2), seccomp_unotify(2), landlock(7), user_namespaces(7), rtnetlink(7), unix(7), execve(2).
+ * Sources: seccomp(2), seccomp_unotify(2), landlock(7), user_namespaces(7), rtnetlink(7), mount_namespaces(7), unix(7),
+ * execve(2).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -42,6 +43,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -66,6 +68,10 @@
 #define LANDLOCK_NET_BIND_TCP (UINT64_C(1) << 0)
 #define LANDLOCK_NET_CONNECT_TCP (UINT64_C(1) << 1)
 #define LANDLOCK_ABI_WITH_NET 4
+
+/* mount_setattr(2), Linux 5.12: newer than some headers, too. */
+#define MOUNT_SETATTR 442
+#define MOUNT_READ_ONLY UINT64_C(1)
 
 enum {
     EXIT_OURS = 125,
@@ -119,6 +125,7 @@ struct options {
     const char *attach;
     const char *interface;
     const char *setuser;
+    const char *resolv_conf;
     const char *addresses[MAX_ADDRESSES];
     size_t address_count;
     int token_fd;
@@ -151,13 +158,10 @@ static int decimal(const char *text, const char **end, long long max, long long 
 
 static struct options parse(int argc, char **argv) {
     static const struct option longs[] = {
-        {"attach", required_argument, NULL, 'a'},
-        {"token-fd", required_argument, NULL, 't'},
-        {"new-netns", no_argument, NULL, 'n'},
-        {"setuser", required_argument, NULL, 'u'},
-        {"interface", required_argument, NULL, 'i'},
-        {"address", required_argument, NULL, 'd'},
-        {NULL, 0, NULL, 0},
+        {"attach", required_argument, NULL, 'a'},      {"token-fd", required_argument, NULL, 't'},
+        {"new-netns", no_argument, NULL, 'n'},         {"setuser", required_argument, NULL, 'u'},
+        {"interface", required_argument, NULL, 'i'},   {"address", required_argument, NULL, 'd'},
+        {"resolv-conf", required_argument, NULL, 'r'}, {NULL, 0, NULL, 0},
     };
     struct options o = {.token_fd = -1};
     const char *end;
@@ -183,6 +187,9 @@ static struct options parse(int argc, char **argv) {
         case 'i':
             o.interface = optarg;
             break;
+        case 'r':
+            o.resolv_conf = optarg;
+            break;
         case 'd':
             if (o.address_count == MAX_ADDRESSES)
                 die(EXIT_OURS, "more than %d times --address", MAX_ADDRESSES);
@@ -199,6 +206,8 @@ static struct options parse(int argc, char **argv) {
         die(EXIT_OURS, "--interface needs a network namespace of the app's own: leave --no-new-netns away");
     if (o.address_count && !o.new_netns)
         die(EXIT_OURS, "--address needs a network namespace of the app's own: leave --no-new-netns away");
+    if (o.resolv_conf && !o.new_netns)
+        die(EXIT_OURS, "--resolv-conf needs a network namespace of the app's own: leave --no-new-netns away");
     return o;
 }
 
@@ -647,6 +656,25 @@ static void furnish_netns(const struct options *o) {
     close(netlink);
 }
 
+/* ------------------------------------------------------------------ resolv.conf(5), in a mount namespace */
+
+/* Nobody else sees it: nothing that is mounted here comes out (and what the host unmounts goes here, too). A link is
+ * followed, as programs do. Read-only, for the file is every app's. */
+static void replace_resolv_conf(const char *source) {
+    static const char target[] = "/etc/resolv.conf";
+    const struct {
+        uint64_t set, clear, propagation, userns;
+    } read_only = {.set = MOUNT_READ_ONLY};
+    if (access(target, F_OK) < 0)
+        die(EXIT_OURS, "--dns-override: %s cannot be replaced: %s%s", target, strerror(errno),
+            errno == ENOENT ? "; make one, it may be empty" : "");
+    if (unshare(CLONE_NEWNS) < 0)
+        die(EXIT_OURS, "--dns-override: no new mount namespace: %s", strerror(errno));
+    if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 || mount(source, target, NULL, MS_BIND, NULL) < 0 ||
+        syscall(MOUNT_SETATTR, AT_FDCWD, target, 0, &read_only, sizeof read_only) < 0)
+        die(EXIT_OURS, "--dns-override: %s cannot be put in place of %s: %s", source, target, strerror(errno));
+}
+
 /* ------------------------------------------------------------------ giving rights away */
 
 /* No TCP bind or connect of the app's own, which closes the race against copied arguments. landlock(7). */
@@ -733,6 +761,8 @@ int main(int argc, char **argv) {
     if (o.new_netns) {
         enter_netns();
         furnish_netns(&o);
+        if (o.resolv_conf)
+            replace_resolv_conf(o.resolv_conf);
     } else {
         make_visible();
     }

@@ -326,6 +326,7 @@ def test_a_short_token_is_told(switch: FakeSwitch) -> None:
         ["--surprise", "true"],
         ["--attach", "/x", "--token-fd", "3", "--interface", "eth0", "true"],
         ["--attach", "/x", "--token-fd", "3", "--address", "10.0.0.1/8", "true"],
+        ["--attach", "/x", "--token-fd", "3", "--resolv-conf", "/x", "true"],
     ],
 )
 def test_wrong_usage_is_one_line(words: list[str]) -> None:
@@ -526,6 +527,55 @@ def test_wrong_interface_names(fail: Callable[..., str], name: str) -> None:
 def test_wrong_addresses(fail: Callable[..., str], address: str) -> None:
     said = fail(options=("--new-netns", "--interface", "eth0", "--address", address))
     assert f"--address {address}: not an address with a prefix length" in said
+
+
+# ---- resolv.conf
+
+
+@pytest.fixture
+def resolv_conf(place: Path) -> Path:
+    path = place / "resolv.conf"
+    path.write_text("nameserver 127.0.0.53\n")
+    path.chmod(0o644)
+    return path
+
+
+@pytest.mark.parametrize("who", [(), ("unprivileged",)])
+def test_resolv_conf(run: Callable[..., Result], place: Path, resolv_conf: Path, who: tuple[str, ...]) -> None:
+    before = Path("/etc/resolv.conf").read_bytes()
+    program = "cat /etc/resolv.conf; echo x 2>/dev/null >>/etc/resolv.conf || echo read-only; id -u"
+    options = ("--new-netns", "--resolv-conf", str(resolv_conf))
+    prefix = unprivileged() if who else ()
+    uid = NOBODY if who and os.geteuid() == 0 else os.geteuid()
+    result = run("sh", "-c", program, options=options, prefix=prefix, binary=place / "ax-launch")
+    assert result == Result(0, f"nameserver 127.0.0.53\nread-only\n{uid}\n", "")
+    assert Path("/etc/resolv.conf").read_bytes() == before
+    assert str(resolv_conf) not in Path("/proc/self/mountinfo").read_text()
+
+
+# A resolv.conf of the test's own: over /etc a directory with what the script puts there.
+ETC = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)), "sh", "-ec")
+
+
+@pytest.mark.parametrize("link", ["real/stub.conf", "/etc/real/stub.conf"])
+def test_resolv_conf_that_is_a_link(run: Callable[..., Result], resolv_conf: Path, link: str) -> None:
+    script = f'mount -t tmpfs x /etc; mkdir /etc/real; >/etc/real/stub.conf; ln -s {link} /etc/resolv.conf; exec "$@"'
+    options = ("--new-netns", "--resolv-conf", str(resolv_conf))
+    program = "cat /etc/resolv.conf; readlink /etc/resolv.conf"
+    result = run("sh", "-c", program, options=options, prefix=(*ETC, script, "sh"))
+    assert result == Result(0, f"nameserver 127.0.0.53\n{link}\n", "")
+
+
+@pytest.mark.parametrize("make", [":", "ln -s nowhere /etc/resolv.conf"])
+def test_no_resolv_conf(fail: Callable[..., str], resolv_conf: Path, make: str) -> None:
+    script = f'mount -t tmpfs x /etc; {make}; exec "$@"'
+    said = fail(options=("--new-netns", "--resolv-conf", str(resolv_conf)), prefix=(*ETC, script, "sh"))
+    assert "/etc/resolv.conf cannot be replaced: No such file or directory; make one" in said
+
+
+def test_a_resolv_conf_that_is_not_there(fail: Callable[..., str], place: Path) -> None:
+    said = fail(options=("--new-netns", "--resolv-conf", str(place / "none")))
+    assert f"--dns-override: {place}/none cannot be put in place of /etc/resolv.conf: No such file" in said
 
 
 # ---- users
