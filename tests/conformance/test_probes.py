@@ -14,7 +14,7 @@ ALL = sorted(path.name for path in PROBES.glob("*.c")) + sorted(path.name for pa
 # Where a probe runs: over loopback, or on the app's virtual IP; IPv4, or IPv6 with an IPv4 address beside it.
 PLACES = ("lo4", "ip4", "ip6")
 NOT_ABOUT_PLACES = {"lies", "local", "many", "options", "signals", "threads"}  # one place of each family will do
-TRANSPORTS = ("unix", "tcp")
+TRANSPORTS = ("unix", "tcp")  # of TCP: nothing to UDP
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,8 +24,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
     for probe in ALL:
         places = PLACES[1:] if probe.partition(".")[0] in NOT_ABOUT_PLACES else PLACES
+        transports = TRANSPORTS
+        if probe.startswith("udp"):
+            places, transports = (*PLACES, "lo6"), TRANSPORTS[:1]
         for place in places:
-            for transport in TRANSPORTS:
+            for transport in transports:
                 for section in sections(probe):
                     name = f"{probe.partition('.')[0]}-{section}-{place}-{transport}"
                     cases.append(pytest.param(probe, section, place, transport, id=name))

@@ -18,7 +18,7 @@ class Difference:
     why: str
     lines: Sequence[tuple[str, str]]
     transports: tuple[str, ...] = ("unix", "tcp")
-    places: tuple[str, ...] = ("lo4", "ip4", "ip6")
+    places: tuple[str, ...] = ("lo4", "lo6", "ip4", "ip6")
 
 
 class Differences:
@@ -57,6 +57,7 @@ NOT_INTERCEPTED = (
 )
 QUIRK = "what the kernel's TCP happens to say, and nobody asks"
 SWAPPED = "a TCP-only app's server gets a Unix socket in bind(2): a copy in another process keeps the old file"
+MARKED = "packets of UDP sockets carry a mark, for which any address is local: native/launcher.c, steer_udp()"
 NO_LOW_WATER = "poll(2) is never intercepted, and unix_poll() does not look at SO_RCVLOWAT"
 
 
@@ -189,4 +190,5 @@ DIFFERENT = Differences(
         ],
         UNIX,
     ),
+    Difference("udp_names.c", "fresh", MARKED, [("SO_MARK 0", "SO_MARK 6664")], UNIX),
 )
