@@ -15,7 +15,7 @@ from appswitch.cli import options, rest
 # name: (module, what `ax --help` says)
 SUBCOMMANDS = {
     "run": ("runhelp", "Run a program on the switch."),
-    "get": ("get", "Show apps, servers, sockets, connections."),
+    "get": ("get", "Show apps, servers, connections, names and more."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),

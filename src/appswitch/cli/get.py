@@ -16,6 +16,8 @@ Examples:
   ax get servers -o json
   ax get apps --watch                      lines as they change
   ax get connections -o yaml
+  ax get names                             what can be resolved, and to what
+  ax get exposed                           ports of the host that lead to apps
 """
 
 
@@ -72,6 +74,26 @@ COLUMNS: dict[str, output.Columns] = {
         ("SERVERAPP", lambda row: row["server_appid"] or ""),
         ("TRANSPORT", _flat("transport")),
     ),
+    "names": (
+        ("NAME", _flat("name")),
+        ("FQDN", _flat("fqdn")),
+        ("ADDRESSES", lambda row: _csv(row["addresses"])),
+        ("APPS", lambda row: _csv(row["apps"])),
+    ),
+    "pools": (
+        ("NETWORK", _flat("network")),
+        ("USED", _flat("used")),
+        ("SIZE", _flat("size")),
+        ("SOURCE", _flat("source")),
+    ),
+    "exposed": (
+        ("APPID", _flat("appid")),
+        ("NAME", lambda row: row["name"] or ""),
+        ("INTERNAL", _flat("internal")),
+        ("HOSTADDR", _flat("address")),
+        ("PROTO", _flat("proto")),
+        ("STATE", _flat("state")),
+    ),
 }
 
 
@@ -89,7 +111,7 @@ COLUMNS: dict[str, output.Columns] = {
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
 def command(what: str, form: str, watch: bool, run_dir: str | None) -> None:
-    """Show what there is: apps, servers (listening sockets), sockets, or connections."""
+    """Show what there is: apps, servers (who listens), names, address pools, exposed host ports, and so on."""
     if watch:
         from appswitch.cli import watch as watching
 

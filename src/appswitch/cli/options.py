@@ -51,7 +51,11 @@ RUN = (
     Option(
         "--ip", "IP[,IP]", many=True, help="Virtual addresses of the app: an IPv4 address, an IPv6 address or both."
     ),
-    Option("--name", "NAME", help="Name of the app: letters, digits and hyphens."),
+    Option(
+        "--name",
+        "NAME",
+        help="Name of the app, by which others find it: letters, digits and hyphens. Without --ip it draws an address.",
+    ),
     Option(
         "--labels",
         "K=V[,K=V]",
@@ -60,9 +64,41 @@ RUN = (
     ),
     Option(
         "--expose",
-        "INTERNAL:[NODE-IP:]PORT",
+        "INTERNAL:[NODE-IP:]PORT[/tcp|/udp]",
         many=True,
-        help="Make the app's port INTERNAL reachable at PORT of the host, on all its addresses or on NODE-IP.",
+        help="Make the app's port INTERNAL reachable at PORT of the host, on all its addresses or on NODE-IP, for TCP "
+        "and UDP or one of them.",
+    ),
+    Option(
+        "--host-port",
+        "[INTERNAL:]HOSTPORT",
+        many=True,
+        help="Let the app's loopback port INTERNAL (HOSTPORT if not given) lead to the host's loopback port.",
+    ),
+    Option(
+        "--egress",
+        "allow|deny",
+        choices=("allow", "deny"),
+        help="What the app may reach outside where no rule says: everything (the default), or nothing.",
+    ),
+    Option(
+        "--egress-allow",
+        "CIDR|NAME",
+        many=True,
+        help="The app may reach this network, or this DNS name (*.NAME: all names below it) once it has resolved it.",
+    ),
+    Option("--egress-deny", "CIDR|NAME", many=True, help="The app may not, whatever else is allowed."),
+    Option(
+        "--egress-error",
+        "EACCES|ECONNREFUSED",
+        choices=("EACCES", "ECONNREFUSED"),
+        help="What a denied call fails with; EACCES if not given.",
+    ),
+    Option(
+        "--dns-override",
+        switch=True,
+        default=False,
+        help="Give the app a resolv.conf that names only the daemon, in a mount namespace of its own.",
     ),
     Option("--user", "NAME|UID[:GID]", help="Run the command as this user. Only root can."),
     Option("--interface", "NAME", help="Give the app an interface of this name, with its addresses, beside lo."),
@@ -125,7 +161,7 @@ class Parsed:
         """
         parts = [part.strip() for value in self.lists[key] for part in value.split(",")]
         if not all(parts):
-            raise UsageError(f"--{key}: the value is empty")
+            raise UsageError(f"--{key.replace('_', '-')}: the value is empty")
         return parts
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FAILED = 125  # exit status when ax itself fails; 126 and 127 are the launcher's, as env(1) has them
 MAX_COMMAND = 4096  # characters of the command line that `ax get` can show
+# Where the daemon finds fault, and what the user wrote there.
 _OPTION_OF = {
     "ips": "--ip",
     "labels": "--labels",
@@ -27,6 +28,13 @@ _OPTION_OF = {
     "name": "--name",
     "transport": "--transport",
     "interface": "--interface",
+    "dns_override": "--dns-override",
+    "nameservers": "/etc/resolv.conf",
+    "host_ports": "--host-port",
+    "egress": "--egress",
+    "egress.allow": "--egress-allow",
+    "egress.deny": "--egress-deny",
+    "egress.error": "--egress-error",
 }
 
 
@@ -88,13 +96,33 @@ def registration(parsed: Parsed) -> dict[str, Any]:
         body["expose"] = parsed.csv("expose")
     if "transport" in parsed.texts:
         body["transport"] = parsed.texts["transport"]
+    if parsed.csv("host_port"):
+        body["host_ports"] = parsed.csv("host_port")
+    if rules := egress(parsed):
+        body["egress"] = rules
     if "interface" in parsed.texts:
         body["interface"] = interface(parsed, body)
-    if body["netns"] == "new":
+    if parsed.switches["dns_override"]:
+        if body["netns"] == "host":
+            raise UsageError("--dns-override is for an app with a network namespace of its own")
+        body["dns_override"] = True
+    elif body["netns"] == "new":
         from appswitch.cli import resolvconf
 
         body["nameservers"] = resolvconf.nameservers()
     return body
+
+
+def egress(parsed: Parsed) -> dict[str, Any]:
+    """What of ``--egress`` and its rules was given."""
+    found: dict[str, Any] = {}
+    for key, name in (("egress", "default"), ("egress_error", "error")):
+        if key in parsed.texts:
+            found[name] = parsed.texts[key]
+    for key, name in (("egress_allow", "allow"), ("egress_deny", "deny")):
+        if parsed.csv(key):
+            found[name] = parsed.csv(key)
+    return found
 
 
 def interface(parsed: Parsed, body: dict[str, Any]) -> str:
@@ -190,7 +218,8 @@ def describe(err: rest.RefusedError) -> str:
         return str(err)
     lines = []
     for one in err.errors:
-        option = _OPTION_OF.get(str(one["path"][0])) if one.get("path") else None
+        path = one.get("path") or [""]
+        option = _OPTION_OF.get(".".join(map(str, path[:2]))) or _OPTION_OF.get(str(path[0]))
         lines.append(f"{option}: {one['detail']}" if option else str(one["detail"]))
     return "\nax run: ".join(lines)
 

@@ -16,6 +16,9 @@ Examples:
   ax run --ip 10.1.1.1 --name web -- nginx -g 'daemon off;'
   ax run --ip 10.1.1.1 --expose 80:8080 -- nginx ...     the host's port 8080 leads to it
   ax run --ip 10.1.1.1,fd00::1 --labels zone=a -- redis-server --protected-mode no
+  ax run --name db -- postgres ...                       at an address of a pool; others find it as db
+  ax run --egress deny --egress-allow '*.example.com' -- ./crawler
+  ax run --host-port 5432 -- psql -h 127.0.0.1           reaches the database of the host
   ax run --ip 10.1.1.2 --interface eth0 -- ip address    with an interface that has the address
   sudo ax run --user nobody -- python3 -m http.server
 """

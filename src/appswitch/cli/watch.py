@@ -12,6 +12,14 @@ from appswitch.cli import get, locate, output, rest
 
 EVERY = 1.0  # seconds between two looks at what has no events
 _EVENTS = ("apps", "servers")
+# Of sockets, servers, names, pools, exposed ports.
+_KEYS = (
+    ("id",),
+    ("app_id", "proto", "service_ip", "service_port", "since"),
+    ("fqdn",),
+    ("network",),
+    ("appid", "address", "proto"),
+)
 
 
 def watch(what: str, form: str, run_dir: str | None) -> None:
@@ -61,11 +69,10 @@ def _polled(what: str, run_dir: str | None) -> Iterator[Change]:
 
 
 def _key(row: output.Row) -> str:
-    """What makes a row this row: a socket has an id, a server its beginning, a connection nothing but its values."""
-    if "id" in row:
-        return str(row["id"])
-    if "since" in row:
-        return repr([row[name] for name in ("app_id", "proto", "service_ip", "service_port", "since")])
+    """What makes a row this row. A connection has nothing but its values."""
+    for names in _KEYS:
+        if all(name in row for name in names):
+            return " ".join(str(row[name]) for name in names)
     return repr(sorted(row.items()))
 
 

@@ -67,11 +67,16 @@ def test_completion_script(shell: str) -> None:
     ("line", "found"),
     [
         ("ax ", {"run", "get", "daemon"}),
-        ("ax get ", {"apps", "servers", "sockets", "connections"}),
+        ("ax get ", {"apps", "servers", "sockets", "connections", "names", "pools", "exposed"}),
         ("ax get apps -o ", {"table", "json", "yaml"}),
-        ("ax run --", {option.name for option in options.RUN} | {"--no-new-netns", "--no-start-daemon"}),
+        (
+            "ax run --",
+            {option.name for option in options.RUN} | {"--no-new-netns", "--no-start-daemon", "--no-dns-override"},
+        ),
         ("ax run --transport ", {"unix", "tcp"}),
-        ("ax daemon --p", {"--ports"}),
+        ("ax run --egress ", {"allow", "deny"}),
+        ("ax run --egress-error ", {"EACCES", "ECONNREFUSED"}),
+        ("ax daemon --po", {"--ports", "--pools"}),
     ],
 )
 def test_completion(line: str, found: set[str]) -> None:

@@ -47,6 +47,10 @@ def ax(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+EXPOSED = {"appid": "00000001", "name": None, "internal": 80, "address": "0.0.0.0:8080", "proto": "tcp",
+           "state": "waiting"}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("what", "rows", "lines"),
     [
@@ -85,6 +89,31 @@ def ax(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
                 "tcp    10.0.0.2:4  -          10.0.0.1:80  00000001   unix",
             ],
         ),
+        (
+            "names",
+            [{"name": "web", "fqdn": "web.x", "addresses": ["10.0.0.1", "fd00::1"], "apps": ["00000001", "0000000a"]}],
+            [
+                "NAME  FQDN   ADDRESSES         APPS",
+                "web   web.x  10.0.0.1,fd00::1  00000001,0000000a",
+            ],
+        ),
+        (
+            "pools",
+            [{"network": "10.250.0.0/16", "used": 0, "size": 65519, "source": "chosen"}],
+            [
+                "NETWORK        USED  SIZE   SOURCE",
+                "10.250.0.0/16  0     65519  chosen",
+            ],
+        ),
+        (
+            "exposed",
+            [EXPOSED, {**EXPOSED, "name": "web", "proto": "udp", "state": "open"}],
+            [
+                "APPID     NAME  INTERNAL  HOSTADDR      PROTO  STATE",
+                "00000001  -     80        0.0.0.0:8080  tcp    waiting",
+                "00000001  web   80        0.0.0.0:8080  udp    open",
+            ],
+        ),
     ],
 )
 def test_table(tmp_path: Path, what: str, rows: list[Any], lines: list[str]) -> None:
@@ -113,7 +142,7 @@ def test_errors(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "ax: this daemon serves uid 5 only\n")
     done = ax(tmp_path, "get", "appz")
     assert done.returncode == 2
-    assert "'appz' is not one of 'apps', 'servers', 'sockets', 'connections'" in done.stderr
+    assert "'appz' is not one of 'apps', 'servers', 'sockets', 'connections', 'names'" in done.stderr
     assert ax(tmp_path, "get").returncode == 2
 
 
@@ -195,6 +224,18 @@ def test_watch_what_has_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("77", 511, True), ("", None, False), ("", None, False), ("77", 5, True), ("78", 511, True), ("", None, False),
         *sorted([("77", None, True), ("78", None, True)], key=lambda one: found[6][0] != one[0]), ("", None, False),
     ]  # fmt: skip
+
+
+def test_watch_a_port_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes: it is not another one."""
+    monkeypatch.setattr(watch, "EVERY", 0)
+    monkeypatch.delenv("AX_RUN_DIR", raising=False)
+    opened = {**EXPOSED, "state": "open"}
+    with FakeDaemon(tmp_path, (200, {"exposed": [EXPOSED]}), (200, {"exposed": [opened]})):
+        changes = watch._polled("exposed", str(tmp_path))
+        found = [next(changes) for _ in range(4)]
+    key = "00000001 0.0.0.0:8080 tcp"
+    assert found == [(key, EXPOSED, True), ("", None, False), (key, opened, True), ("", None, False)]
 
 
 def test_watch_on_a_terminal(tmp_path: Path) -> None:

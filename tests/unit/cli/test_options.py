@@ -16,7 +16,7 @@ def run(*words: str, **env: str) -> Parsed:
 def test_defaults() -> None:
     parsed = run("true")
     assert parsed.command == ["true"]
-    assert parsed.switches == {"new_netns": True, "start_daemon": True}
+    assert parsed.switches == {"new_netns": True, "start_daemon": True, "dns_override": False}
     assert parsed.texts == {}
     assert not any(parsed.lists.values())
 

@@ -98,16 +98,23 @@ def test_interface(ax: Ax) -> None:
     assert daemon.requests[0][2]["interface"] == "eth0"
 
 
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        (["--no-new-netns", "--ip", "10.0.0.1"], "with a network namespace of its own"),
-        ([], "--interface needs --ip, or --name"),
-    ],
-)
-def test_impossible_interfaces(ax: Ax, options: list[str], what: str) -> None:
-    done = ax(*options, "--interface", "eth0", "--", "x")
-    assert (done.returncode, what in done.stderr) == (125, True)
+def test_reach(ax: Ax) -> None:
+    with FakeDaemon(ax.directory, registered()) as daemon:
+        ax(
+            "--egress", "deny", "--egress-allow", "10.0.0.0/8,*.example.com", "--egress-allow", "db", "--egress-deny",
+            "10.1.0.0/16", "--egress-error", "ECONNREFUSED", "--host-port", "5432,80:8080", "--no-new-netns", "x",
+        )  # fmt: skip
+    assert daemon.requests[0][2] == {
+        "command": ["x"], "netns": "host", "host_ports": ["5432", "80:8080"],
+        "egress": {"default": "deny", "allow": ["10.0.0.0/8", "*.example.com", "db"], "deny": ["10.1.0.0/16"],
+                   "error": "ECONNREFUSED"},
+    }  # fmt: skip
+
+
+def test_dns_override(ax: Ax) -> None:
+    with FakeDaemon(ax.directory, registered()) as daemon:
+        ax("--dns-override", "x")
+    assert daemon.requests[0][2] == {"command": ["x"], "netns": "new", "dns_override": True}
 
 
 @ROOT
@@ -174,6 +181,10 @@ def test_words_that_are_not_utf8(ax: Ax) -> None:
             ["--interface", "eth0", "--ip", "10.0.0.1", "--no-new-netns", "x"],
             "--interface is for an app with a network",
         ),
+        (["--dns-override", "--no-new-netns", "x"], "--dns-override is for an app with a network"),
+        (["--egress", "no", "x"], "--egress: 'no' is not one of allow, deny"),
+        (["--egress-allow", "10.0.0.0/8,", "x"], "--egress-allow: the value is empty"),
+        (["--host-port", "", "x"], "--host-port: the value is empty"),
         (["--transport", "x", "x"], "--transport: 'x' is not one of unix, tcp"),
     ],
 )
@@ -189,11 +200,14 @@ def test_refused(ax: Ax) -> None:
     errors = [
         {"path": ["ips", 1], "detail": "'x' is no"},
         {"path": ["frob"], "detail": "odd"},
+        {"path": ["egress", "allow", 0], "detail": "no rule"},
+        {"path": ["egress"], "detail": "too many"},
         {"path": [], "detail": "z"},
     ]
     with FakeDaemon(ax.directory, problem(422, "invalid", "all", errors=errors), problem(409, "ip-in-use", "taken")):
         done = ax("--ip", "1.1.1.1,x", "true")
-        assert (done.returncode, done.stderr) == (125, "ax run: --ip: 'x' is no\nax run: odd\nax run: z\n")
+        lines = ["--ip: 'x' is no", "odd", "--egress-allow: no rule", "--egress: too many", "z"]
+        assert (done.returncode, done.stderr) == (125, "".join(f"ax run: {line}\n" for line in lines))
         done = ax("true")
         assert (done.returncode, done.stderr) == (125, "ax run: taken\n")
 
@@ -232,7 +246,7 @@ def test_help_is_not_the_commands(ax: Ax) -> None:
 def test_run_imports_little(ax: Ax) -> None:
     """150 ms for `ax run true` are spent on Python's start, not on libraries."""
     program = (
-        "import sys; before = set(sys.modules); from appswitch.cli import run, options;"
+        "import sys; before = set(sys.modules); from appswitch.cli import run, options, resolvconf;"
         "options.parse(['x'], options.RUN, {}); print(*(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
