@@ -15,7 +15,7 @@ from appswitch.control.dns.cache import Cache, Entry
 from appswitch.control.dns.cache import Key as CacheKey
 from appswitch.control.dns.forward import Forwarder
 from appswitch.control.dns.query import Query, parse
-from appswitch.control.dns.quick import Key, Quick
+from appswitch.control.dns.quick import Key, Quick, addressed, key_of
 from appswitch.control.dns.render import render, turns
 from appswitch.control.dns.zone import Zone
 
@@ -51,10 +51,10 @@ class Resolver:
 
     def answer(self, asker: Asker, wire: bytes, tcp: bool) -> bytes | Pending | None:
         """The answer; or what `finish` makes it of; or None: silence."""
-        key = (asker.app_id, tcp, wire[2:])
+        key, end = key_of(asker.app_id, tcp, wire)
         body = self._quick.get(key, self._clock())
         if body is not None:
-            return wire[:2] + body
+            return addressed(wire, end, body)
         query = parse(wire, tcp)
         if not isinstance(query, Query):
             return query

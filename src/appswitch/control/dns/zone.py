@@ -15,6 +15,7 @@ Whatever else is below DOMAIN does not exist. Other names are somebody else's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -147,12 +148,14 @@ Question = tuple[dns.name.Name, dns.rdatatype.RdataType]
 
 
 def _addresses(ips: Iterable[str]) -> Records:
-    return [
-        dns.rdtypes.IN.AAAA.AAAA(_IN, dns.rdatatype.AAAA, ip)
-        if ":" in ip
-        else dns.rdtypes.IN.A.A(_IN, dns.rdatatype.A, ip)
-        for ip in ips
-    ]
+    return [_address(ip) for ip in ips]
+
+
+@functools.lru_cache(4096)
+def _address(ip: str) -> dns.rdata.Rdata:
+    if ":" in ip:
+        return dns.rdtypes.IN.AAAA.AAAA(_IN, dns.rdatatype.AAAA, ip)
+    return dns.rdtypes.IN.A.A(_IN, dns.rdatatype.A, ip)
 
 
 def _types(records: Records) -> list[dns.rdatatype.RdataType]:

@@ -13,8 +13,9 @@ from tests.unit.control.dns.builders import rrset
 
 from appswitch.control.dns.answer import MAX_NEGATIVE_TTL, MAX_TTL, Answer, addresses, chain, from_upstream
 from appswitch.control.dns.cache import Cache, Key
-from appswitch.control.dns.quick import MAX_BYTES, Quick
-from appswitch.control.dns.render import Rendered
+from appswitch.control.dns.query import Query, parse
+from appswitch.control.dns.quick import MAX_BYTES, Quick, addressed, key_of
+from appswitch.control.dns.render import Rendered, render
 
 A, NOERROR = dns.rdatatype.A, dns.rcode.NOERROR
 
@@ -138,34 +139,77 @@ def test_chain_ends() -> None:
 # --- written answers
 
 
+def asked(label: bytes) -> tuple[int, bool, bytes]:
+    return key_of(1, False, bytes(12) + question(label))[0]
+
+
+def question(label: bytes) -> bytes:
+    return bytes([len(label)]) + label + b"\0\0\1\0\1"
+
+
+QUESTION = asked(b"q")
+
+
+def body(label: bytes, rest: bytes = b"") -> bytes:
+    return bytes(10) + question(label) + rest
+
+
 def test_written() -> None:
     quick = Quick()
-    one = Rendered(bytes(4) + (60).to_bytes(4, "big"), ((4, 60),))
-    quick.put((1, False, b"q"), [one], 1000.0, 1060.0)
+    one = Rendered(body(b"q", (60).to_bytes(4, "big")), ((17, 60),))
+    quick.put(QUESTION, [one], 1000.0, 1060.0)
     for now, ttl in ((1000.0, 60), (1000.9, 60), (1001.0, 59), (1001.5, 59), (1059.9, 1), (1000.0, 60)):
-        body = quick.get((1, False, b"q"), now)
-        assert body is not None
-        assert int.from_bytes(body[4:], "big") == ttl
-    for other in ((2, False, b"q"), (1, True, b"q"), (1, False, b"r")):
+        found = quick.get(QUESTION, now)
+        assert found is not None
+        assert int.from_bytes(found[17:], "big") == ttl
+    for other in ((2, *QUESTION[1:]), (1, True, QUESTION[2]), asked(b"r")):
         assert quick.get(other, 1000.0) is None
-    assert quick.get((1, False, b"q"), 1060.0) is None
+    assert quick.get(QUESTION, 1060.0) is None
     assert len(quick) == 0
 
 
 def test_written_in_turns() -> None:
     quick = Quick()
-    quick.put((1, False, b"q"), [Rendered(body, ()) for body in (b"a", b"b", b"c")], 0.0, 9.0)
-    assert [quick.get((1, False, b"q"), 0.0) for _ in range(4)] == [b"b", b"c", b"a", b"b"]
+    bodies = [body(b"q", turn) for turn in (b"a", b"b", b"c")]
+    quick.put(QUESTION, [Rendered(one, ()) for one in bodies], 0.0, 9.0)
+    assert [quick.get(QUESTION, 0.0) for _ in range(4)] == [bodies[1], bodies[2], bodies[0], bodies[1]]
 
 
 def test_written_is_bounded() -> None:
     quick = Quick(max_entries=2)
     for name in (b"a", b"b", b"c"):
-        quick.put((1, False, name), [Rendered(name, ())], 0.0, 9.0)
-    assert [quick.get((1, False, name), 0.0) for name in (b"a", b"b", b"c")] == [None, b"b", b"c"]
-    quick.put((1, False, b"long"), [Rendered(bytes(MAX_BYTES), ())], 0.0, 9.0)
-    assert quick.get((1, False, b"long"), 0.0) is None
+        quick.put(asked(name), [Rendered(body(name), ())], 0.0, 9.0)
+    assert [quick.get(asked(name), 0.0) for name in (b"a", b"b", b"c")] == [None, body(b"b"), body(b"c")]
+    quick.put(asked(b"long"), [Rendered(body(b"long", bytes(MAX_BYTES)), ())], 0.0, 9.0)
+    assert quick.get(asked(b"long"), 0.0) is None
     version = quick.version
     quick.clear()
     assert quick.version != version
     assert len(quick) == 0
+
+
+def test_letters_are_each_askers_own() -> None:
+    quick = Quick()
+    quick.put(asked(b"wEb"), [Rendered(body(b"wEb", b"rest"), ())], 0.0, 9.0)
+    wire = b"\x12\x34" + bytes(10) + question(b"WeB")
+    key, end = key_of(1, False, wire)
+    found = quick.get(key, 0.0)
+    assert found is not None
+    assert addressed(wire, end, found) == wire + b"rest"
+
+
+def test_types_are_no_letters() -> None:
+    """65 is HTTPS and "A", 97 is nothing and "a"."""
+    https, other = (bytes(12) + b"\1x\0\0" + bytes([number]) + b"\0\1" for number in (65, 97))
+    assert key_of(1, False, https) != key_of(1, False, other)
+
+
+@pytest.mark.parametrize("name", [b"\xc0\x04", b"\xc0\x02", b"\1A\xc0\x04"])
+def test_a_name_that_points_into_the_header(name: bytes) -> None:
+    """It can be understood, and is answered; but not from here, where the question's bytes are taken as they are."""
+    wire = b"\0\0\0\0\0\1" + bytes(6) + name + b"\0\1\0\1"
+    found = parse(wire, tcp=False)
+    if isinstance(found, Query):
+        quick = Quick()
+        quick.put(key_of(1, False, wire)[0], [render(found, Answer(NOERROR))], 0.0, 9.0)
+        assert len(quick) == 0

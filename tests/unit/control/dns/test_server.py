@@ -23,6 +23,7 @@ from appswitch.control.dns.asker import asker
 from appswitch.control.dns.cache import Cache
 from appswitch.control.dns.desk import Desk
 from appswitch.control.dns.forward import Forwarder
+from appswitch.control.dns.query import Query, parse
 from appswitch.control.dns.resolver import Resolver
 from appswitch.control.dns.server import Port
 from appswitch.control.dns.zone import Zone
@@ -142,6 +143,38 @@ async def test_the_cache() -> None:
         bench.clock.now += 20
         assert (await bench.ask("X.example")).answer[0].ttl == 60
         assert len(up.seen) == 2
+
+
+async def test_the_question_comes_back_as_it_was_asked() -> None:
+    """And what is written once for all letters says what is written for each."""
+    async with serving() as (bench, up):
+        up.script = lambda query, _: respond(
+            query,
+            dns.rrset.from_text(query.question[0].name, 60, "IN", "CNAME", "y.Example."),
+            *(
+                dns.rrset.from_text("y.Example.", 60, "IN", *one)
+                for one in (("A", "10.0.0.1"), ("AAAA", "::1"), ("MX", "1 z.Example."))
+            ),
+        )
+        for rdtype in ("A", "AAAA", "MX", "ANY"):
+            for name in ("web.AppSwitch.local", "WEB.appswitch.LOCAL", "X.example", "x.EXAMPLE", "No.appswitch.local"):
+                for edns in ({}, {"use_edns": 0, "want_dnssec": True}):
+                    wire = ask(name, rdtype, **edns).to_wire()
+                    bench.send(wire)
+                    loop = asyncio.get_running_loop()
+                    reply = await asyncio.wait_for(loop.sock_recv(bench.client, 65535), DEADLINE)
+                    assert reply[:2] == wire[:2]
+                    length = len(name) + 2 + 4
+                    assert reply[12 : 12 + length] == wire[12 : 12 + length]
+                    query = parse(wire, tcp=False)
+                    assert isinstance(query, Query)
+                    known = bench.resolver._known(bench.desk.asker, query)
+                    assert known is not None
+                    said, true = (
+                        sorted(map(str.lower, texts_of(one)))
+                        for one in (dns.message.from_wire(reply).answer, known.answer.answer)
+                    )
+                    assert said == true  # but for letters: names of records point into the question
 
 
 async def test_names_that_come_and_go() -> None:

@@ -125,10 +125,10 @@ def test_names_lead_where_connections_do() -> None:
     friend = asker(app(6, labels={"team": "a", "x": "y"}).app)
     assert texts(find("db", who=friend)) == ["A 10.0.0.3"]
     assert find("web", who=friend) is None
-    loner = app(7, "loner", ("10.0.0.7",), labels={})
-    zone = Zone("appswitch.local", apps(loner))
-    assert texts(find("loner", who=asker(loner.app), zone=zone)) == ["A 10.0.0.7"]
-    assert find("loner", zone=zone) is None
+    hermit = app(7, "hermit", ("10.0.0.7",), labels={})
+    zone = Zone("appswitch.local", apps(hermit))
+    assert texts(find("hermit", who=asker(hermit.app), zone=zone)) == ["A 10.0.0.7"]
+    assert find("hermit", zone=zone) is None
 
 
 def test_changes() -> None:
