@@ -56,7 +56,7 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import calls, connections, established, footprint, growth, startup
+    from bench.cases import calls, connections, dns, established, footprint, growth, startup
 
     return {
         "connections": connections.measure,
@@ -65,6 +65,7 @@ def cases() -> dict[str, Measure]:
         "datapath": calls.measure_data_path,
         "calls": calls.measure,
         "handlers": calls.measure_handlers,
+        "dns": dns.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,
