@@ -37,7 +37,8 @@ BURST_SECONDS = 10.0  # ... within this is given up
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 MAX_NAMES = 120 << 10  # bytes: LISTEN_FDNAMES must fit one argument of execve(2), MAX_ARG_STRLEN is 128 KiB
 SCM_MAX_FD = 253  # descriptors that the kernel passes in one message, unix(7)
-SOCKETS = ("rest.sock", "attach.sock", "switch.sock", "notify.sock")  # removed when the daemon is gone
+SOCKETS = ("rest.sock", "attach.sock", "switch.sock", "notify.sock")
+LEFTOVERS = (*SOCKETS, "resolv.conf")  # removed when the daemon is gone
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -288,7 +289,7 @@ class Keeper:
         return self.status
 
     def _sweep(self) -> None:
-        for name in SOCKETS:
+        for name in LEFTOVERS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.directory, name))
 

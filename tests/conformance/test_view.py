@@ -1,0 +1,80 @@
+"""What an app sees of its network, and what `ax get` shows of it: addresses, names, resolv.conf, exposed ports."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from harness import Addresses, Daemon, free_port, wait_until
+
+SERVE = "import socket, time; s = socket.create_server(('0.0.0.0', 80)); time.sleep(60)"
+
+
+def _addresses(daemon: Daemon, *options: str) -> dict[str, list[str]]:
+    """Interface: its addresses, as `ip address` shows them within an app."""
+    done = daemon.run("ip", "-json", "address", options=options)
+    return {
+        one["ifname"]: [f"{info['local']}/{info['prefixlen']}" for info in one["addr_info"] if info["scope"] != "link"]
+        for one in json.loads(done.stdout)
+    }
+
+
+def test_an_app_has_its_addresses(daemon: Daemon, addresses: Addresses) -> None:
+    v4, v6 = addresses.v4(), addresses.v6()
+    assert _addresses(daemon) == {"lo": ["127.0.0.1/8", "::1/128"]}
+    found = _addresses(daemon, "--ip", f"{v4},{v6}")
+    assert {one: sorted(of) for one, of in found.items()} == {
+        "lo": sorted(["127.0.0.1/8", "::1/128", f"{v4}/32", f"{v6}/128"])
+    }
+
+
+def test_an_interface_has_its_addresses(daemon: Daemon, addresses: Addresses) -> None:
+    v4 = addresses.v4()
+    found = _addresses(daemon, "--ip", v4, "--interface", "eth0")
+    assert (found["lo"], found["eth0"]) == (["127.0.0.1/8", "::1/128"], [f"{v4}/32"])
+    assert daemon.run("hostname", "-I", ip=v4, options=["--interface", "eth0"]).stdout.split() == [v4]
+
+
+def test_a_name_draws_addresses(daemon: Daemon) -> None:
+    pools = [ipaddress.ip_network(row["network"]) for row in daemon.get("pools")]
+    with daemon.spawn("sleep", "60", name="drawn-1"), daemon.spawn("sleep", "60", name="drawn-1"):
+        wait_until(
+            lambda: [len(row["apps"]) for row in daemon.get("names") if row["name"] == "drawn-1"] == [2],
+            "two apps of one name",
+        )
+        (row,) = [row for row in daemon.get("names") if row["name"] == "drawn-1"]
+        assert row["fqdn"] == "drawn-1.appswitch.local"
+        for address, pool in zip(map(ipaddress.ip_address, row["addresses"]), pools, strict=True):
+            assert address in pool
+        assert [row["used"] for row in daemon.get("pools")] == [1] * len(pools)
+    daemon.wait_idle()
+    assert daemon.get("names") == []
+
+
+def test_exposed_ports_wait_and_open(daemon: Daemon, addresses: Addresses) -> None:
+    port = free_port()
+    options = ["--expose", f"80:{port}/tcp"]
+    with daemon.spawn("sleep", "60", ip=addresses.v4(), options=options):
+        wait_until(lambda: daemon.get("exposed"), "an exposed port")
+        (row,) = daemon.get("exposed")
+        assert (row["internal"], row["address"], row["proto"], row["state"]) == (
+            80,
+            f"0.0.0.0:{port}",
+            "tcp",
+            "waiting",
+        )
+    daemon.wait_idle()
+    with daemon.spawn(sys.executable, "-c", SERVE, ip=addresses.v4(), options=options, listening=80):
+        assert [row["state"] for row in daemon.get("exposed")] == ["open"]
+
+
+@pytest.mark.parametrize("which", ["daemon", "rootless_daemon"])
+def test_dns_override(request: pytest.FixtureRequest, which: str) -> None:
+    before = Path("/etc/resolv.conf").read_bytes()
+    one: Daemon = request.getfixturevalue(which)
+    seen = one.run("cat", "/etc/resolv.conf", options=["--dns-override"]).stdout.splitlines()
+    assert seen[1:] == ["nameserver 127.0.0.53", "search appswitch.local", "options edns0"]
+    assert one.run("cat", "/etc/resolv.conf").stdout.encode() == before
