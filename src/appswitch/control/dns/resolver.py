@@ -46,7 +46,7 @@ class Resolver:
         self._quick = Quick()
 
     def changed(self) -> None:
-        """Names or addresses of ours are others now."""
+        """Names or addresses of ours are others now. Services may be others without a word: nothing of them is kept."""
         self._quick.clear()
 
     def answer(self, asker: Asker, wire: bytes, tcp: bool) -> bytes | Pending | None:
@@ -88,7 +88,8 @@ class Resolver:
     def _keep(self, pending: Pending, entry: Entry) -> bytes:
         """Write it, and remember that unless the next one has to ask again: for permits, or for something new."""
         query, answer = pending.query, entry.answer
-        if pending.rules or pending.version != self._quick.version or answer.ttl <= 0:
+        service = answer.authoritative and query.labels[0].startswith(b"_")  # listeners come and go at every moment
+        if pending.rules or service or pending.version != self._quick.version or answer.ttl <= 0:
             return self._write(query, answer, entry.born)
         written, expires = turns(query, answer), entry.born + answer.ttl
         if answer.authoritative:  # what is ours does not grow old: it is true until it changes

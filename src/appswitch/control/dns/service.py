@@ -37,7 +37,7 @@ class Dns:
     def __init__(self, link: SwitchLink, settings: Settings, sources: Iterable[Source] = ()) -> None:
         self._link = link
         self._intake = Intake(settings.run_dir.dns, self._take)
-        self._names = ServiceNames(self.changed)
+        self._names = ServiceNames()
         self._apps = Apps(self._names.get)
         servers: Servers = ResolvConf()
         if given := tuple((ip_text(one.ip), one.port) for one in settings.dns_servers):
@@ -85,15 +85,16 @@ class Dns:
             case AppChanged(row):
                 self._apps.put(row)
                 self._known(row.app.id)
+                self._resolver.changed()
             case AppGone(app_id):
                 self._apps.drop(app_id)
                 self._end(app_id)
+                self._resolver.changed()
             case ServerUp(row):
                 self._apps.listen(row)
                 self._names.learn(row.service_port, row.proto)
             case ServerDown(row):
                 self._apps.unlisten(row)
-        self._resolver.changed()
 
     # Sockets
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 
 from appswitch.model import Protocol
 
+EPHEMERAL = 32768  # ip_local_port_range, ip(7): from here on every client has ports, and they are called nothing
+
 
 class ServiceNames:
-    """Knows what it has been told to learn, a moment later. ``changed`` is called when it knows a name more."""
+    """Knows what it has been told to learn, a moment later."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        self._known: dict[tuple[int, Protocol], str | None] = {}  # bounded: there are 2 * 65,536 ports
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, Protocol], str | None] = {}
         self._one = asyncio.Lock()  # getservbyport(3) has one buffer for all threads
         self._learning: set[asyncio.Task[None]] = set()
 
@@ -27,7 +27,7 @@ class ServiceNames:
 
     def learn(self, port: int, proto: Protocol) -> None:
         """See to it that the name is known soon."""
-        if (port, proto) not in self._known:
+        if port < EPHEMERAL and (port, proto) not in self._known:
             self._known[port, proto] = None
             task = asyncio.create_task(self._learn(port, proto))
             self._learning.add(task)
@@ -42,9 +42,7 @@ class ServiceNames:
     async def _learn(self, port: int, proto: Protocol) -> None:
         async with self._one:
             name = await asyncio.to_thread(_ask, port, proto)
-        if name is not None:
-            self._known[port, proto] = name
-            self._changed()
+        self._known[port, proto] = name
 
 
 def _ask(port: int, proto: Protocol) -> str | None:

@@ -208,6 +208,9 @@ async def test_from_the_first_to_the_last(switch: FakeSwitch, link: SwitchLink, 
         await until(lambda: link.servers)
         (found,) = (await exchange(udp_at, ask("_80._tcp.web", "SRV"))).answer
         assert found[0].port == 80
+        switch.unlisten(listener(1, 80))
+        await until(lambda: not link.servers)
+        assert (await exchange(udp_at, ask("_80._tcp.web", "SRV"))).rcode() == dns.rcode.NXDOMAIN
         reader, writer = await asyncio.open_connection(*tcp_at)
         wire_ = ask("web").to_wire()
         writer.write(len(wire_).to_bytes(2, "big") + wire_)
@@ -308,15 +311,15 @@ async def test_rules_reach_the_switch(switch: FakeSwitch, link: SwitchLink, sett
 
 
 async def test_names_of_services() -> None:
-    changes: list[int] = []
-    names = ServiceNames(lambda: changes.append(1))
+    names = ServiceNames()
     for _ in range(3):
         names.learn(80, "tcp")
         names.learn(1, "udp")
     assert names.get(80, "tcp") is None
     await until(lambda: names.get(80, "tcp") == "http" and len(names._learning) == 0)
-    assert changes == [1]
-    names.learn(70_000, "tcp")
+    names.learn(40_000, "udp")
+    assert not names._learning
+    names.learn(81, "tcp")
     await names.close()
 
 
