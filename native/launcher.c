@@ -539,8 +539,11 @@ static int add_address(int netlink, unsigned index, const struct address *addres
     return ask(netlink, &request);
 }
 
-/* The kernel was built, booted or set not to have this part. */
-static bool is_missing(int error) { return error == EOPNOTSUPP || error == EAFNOSUPPORT; }
+/* The kernel was built, booted or set not to have this part. With net.ipv6.conf.*.disable_ipv6, which a namespace may
+ * inherit (net.core.devconf_inherit_init_net), addresses get EACCES and routes EINVAL. */
+static bool is_missing(int family, int error) {
+    return error == EOPNOTSUPP || error == EAFNOSUPPORT || (family == AF_INET6 && (error == EACCES || error == EINVAL));
+}
 
 /* ------------------------------------------------------------------ UDP goes to lo, whatever its address */
 
@@ -619,7 +622,7 @@ static void steer_udp(int netlink, const struct address *addresses, size_t count
                 error = add_udp_route(netlink, i, source_of(addresses, count, families[f]));
         for (int marked = 0; marked < 2 && !error; marked++)
             error = add_udp_rule(netlink, families[f], marked);
-        if (error && !is_missing(error))
+        if (error && !is_missing(families[f], error))
             die(EXIT_OURS, "UDP cannot be led to lo: %s", strerror(error));
     }
     /* Where /proc/sys is read-only, or not there, a closed port stays silent. */
@@ -645,7 +648,7 @@ static void furnish_netns(const struct options *o) {
     for (size_t i = 0; i < o->address_count; i++) {
         addresses[i] = parse_address(o->addresses[i]);
         error = add_address(netlink, index, &addresses[i]);
-        if (error && !(addresses[i].family == AF_INET6 && is_missing(error))) /* no IPv6: nobody will miss it */
+        if (error && !is_missing(addresses[i].family, error)) /* without IPv6 nobody will miss the address */
             die(EXIT_OURS, "--address %s on %s: %s", o->addresses[i], o->interface ? o->interface : "lo",
                 strerror(error));
     }

@@ -52,7 +52,7 @@ class RunDir:
 
     @property
     def dns(self) -> Path:
-        """Where control gets the sockets that it answers DNS queries on: Unix SOCK_DGRAM, mode 0600. `wire.NameServer`."""
+        """Where control gets sockets to answer DNS queries on (`wire.NameServer`): Unix SOCK_DGRAM, mode 0600."""
         return self.path / "dns.sock"
 
     @property

@@ -328,6 +328,9 @@ async def test_not_idle_while_an_app_is_there(switch: FakeSwitch, link: SwitchLi
         ({"AX_TRANSPORT": "udp"}, "AX_TRANSPORT is 'udp', neither unix nor tcp"),
         ({"AX_IDLE_EXIT": "-1"}, "AX_IDLE_EXIT is '-1', not a number of seconds"),
         ({"AX_IDLE_EXIT": "nan"}, "AX_IDLE_EXIT is 'nan'"),
+        ({"AX_POOLS": "10.0.0.0/8,10.1.0.0/16"}, "AX_POOLS"),
+        ({"AX_POOLS": "10.1.2.3/16"}, "AX_POOLS"),
+        ({"AX_USER_NETWORKS": "x"}, "AX_USER_NETWORKS"),
         ({"AX_REST_TOKEN_FILE": "/nonexistent"}, "cannot read the REST token from /nonexistent"),
     ],
 )
@@ -341,6 +344,10 @@ def test_settings() -> None:
     made = from_environ({"AX_RUN_DIR": "/x", "AX_NODE_NAME": "n", "AX_REST_PORT": "auto", "AX_REST_TOKEN": "t" * 16})
     assert (made.run_dir.directory, made.node, made.cluster, made.rest_port) == ("/x", "n", "appswitch", "auto")
     assert (made.token, made.idle_exit, made.keeper) == ("t" * 16, 0.0, 0)
+    assert list(map(str, made.pools)) == ["10.250.0.0/16", "fd61:7070::/64"]
+    assert len(made.user_networks) == 10
+    made = from_environ({"AX_RUN_DIR": "/x", "AX_POOLS": "10.9.0.0/16", "AX_USER_NETWORKS": "10.0.0.0/8"})
+    assert (list(map(str, made.pools)), list(map(str, made.user_networks))) == (["10.9.0.0/16"], ["10.0.0.0/8"])
 
 
 async def test_bad_settings_end_the_process(process: Process) -> None:
