@@ -70,7 +70,7 @@ def from_environ(env: Mapping[str, str]) -> Settings:
         dns_domain=_parsed("AX_DNS_DOMAIN", parse_dns_domain, env.get("AX_DNS_DOMAIN") or DEFAULT_DOMAIN),
         dns_servers=_parsed("AX_DNS_SERVERS", parse_dns_servers, env.get("AX_DNS_SERVERS") or ""),
         pools=_parsed("AX_POOLS", parse_pools, env["AX_POOLS"]) if env.get("AX_POOLS") else choose_pools(()),
-        pools_given=_switch("AX_POOLS_GIVEN", env.get("AX_POOLS_GIVEN") or "1"),
+        pools_given=_switch("AX_POOLS_GIVEN", env.get("AX_POOLS_GIVEN") or ("1" if env.get("AX_POOLS") else "0")),
         user_networks=_parsed(
             "AX_USER_NETWORKS", parse_user_networks, env.get("AX_USER_NETWORKS") or DEFAULT_USER_NETWORKS
         ),

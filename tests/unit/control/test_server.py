@@ -345,8 +345,9 @@ def test_settings() -> None:
     assert (made.run_dir.directory, made.node, made.cluster, made.rest_port) == ("/x", "n", "appswitch", "auto")
     assert (made.token, made.idle_exit, made.keeper) == ("t" * 16, 0.0, 0)
     assert list(map(str, made.pools)) == ["10.250.0.0/16", "fd61:7070::/64"]
-    assert len(made.user_networks) == 10
+    assert (made.pools_given, len(made.user_networks)) == (False, 10)
     made = from_environ({"AX_RUN_DIR": "/x", "AX_POOLS": "10.9.0.0/16", "AX_USER_NETWORKS": "10.0.0.0/8"})
+    assert made.pools_given
     assert (list(map(str, made.pools)), list(map(str, made.user_networks))) == (["10.9.0.0/16"], ["10.0.0.0/8"])
 
 
