@@ -96,20 +96,27 @@ def _checked(data: bytes, flags: int, found: list[socket.socket]) -> tuple[NameS
         raise IntakeError("the message is too long")
     try:
         message = _decoder.decode(data)
-        address = ipaddress.ip_address(message.address)
+        address = _ip(message.address)
     except (msgspec.MsgspecError, ValueError) as err:
         raise IntakeError(f"the message cannot be read: {err}") from None
     if len(found) != 2:
         raise IntakeError(f"{len(found)} sockets came, not two")
     udp, tcp = found
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    if (udp.family, udp.type, udp.proto) != (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
-        raise IntakeError(f"{udp.family.name} {udp.type.name} {udp.proto} is not a UDP socket of {message.address}")
-    if (tcp.type, tcp.proto) != (socket.SOCK_STREAM, socket.IPPROTO_TCP):
-        raise IntakeError(f"{tcp.family.name} {tcp.type.name} {tcp.proto} is not a TCP socket")
-    bound = ipaddress.ip_address(str(udp.getsockname()[0]).partition("%")[0])
+    # Numbers: any of them may be one that Python has no name for.
+    is_udp, is_tcp = (int(udp.family), int(udp.type), udp.proto), (int(tcp.type), tcp.proto)
+    if is_udp != (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
+        raise IntakeError(f"a socket of family, type, protocol {is_udp} is no UDP socket of {message.address}")
+    if is_tcp != (socket.SOCK_STREAM, socket.IPPROTO_TCP):
+        raise IntakeError(f"a socket of type, protocol {is_tcp} is no TCP socket")
+    bound = _ip(udp.getsockname()[0])
     if bound != address:
         raise IntakeError(f"the UDP socket is bound to {bound}, not to {message.address}")
     if not tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise IntakeError("the TCP socket does not listen")
     return message, udp, tcp
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Without its scope: in an app's namespace an address is there once. Raises ValueError."""
+    return ipaddress.ip_address(text.partition("%")[0])
