@@ -30,6 +30,21 @@ openssl               openssl
 wrk                   wrk
 nodejs                node
 default-jdk-headless  javac
+bind9-dnsutils        dig
+bind9-host            host
+bsdutils              logger
+busybox               busybox
+chrony                chronyd                            chrony
+dnsmasq-base          dnsmasq
+musl-tools            musl-gcc
+netcat-openbsd        nc.openbsd
+ntpsec-ntpdig         ntpdig
+rsyslog               rsyslogd                           rsyslog
+sip-tester            sipp
+snmp                  snmpget
+snmpd                 snmpd                              snmpd
+tftp-hpa              tftp
+tftpd-hpa             in.tftpd                           tftpd-hpa
 '
 readonly POLICY=/usr/sbin/policy-rc.d
 

@@ -89,12 +89,13 @@ def redis(world: World, place: Path, *options: str, ip: str | None = None) -> Ap
     )  # fmt: skip
 
 
-def certificate(place: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate and its key."""
+def certificate(place: Path, name: str, alternative: str = "") -> tuple[Path, Path]:
+    """A self-signed certificate and its key; ``alternative`` names as in openssl's subjectAltName."""
+    more = ["-addext", f"subjectAltName={alternative}"] if alternative else []
     cert, key = place / "cert.pem", place / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-keyout", key, "-out", cert],
+         "-subj", f"/CN={name}", *more, "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
     return cert, key

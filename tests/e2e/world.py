@@ -96,6 +96,7 @@ class World(ABC):
         *argv: str | Path,
         ip: str | None = None,
         listening: int | Sequence[int] = (),
+        serving: int | Sequence[int] = (),
         options: Sequence[str] = (),
         user: str = "",
         env: Mapping[str, str] | None = None,
@@ -103,7 +104,7 @@ class World(ABC):
         stdin: int | None = subprocess.DEVNULL,
         patience: float = PATIENCE,
     ) -> App:
-        """Starts a program on ``ip`` and waits until it listens.
+        """Starts a program on ``ip`` and waits until it listens on TCP, and is ``serving`` UDP ports.
 
         Without ``ip`` it has a fresh address; "v4,v6" gives it one of each family, and "" none.
         """
@@ -116,6 +117,8 @@ class World(ABC):
         self.apps.append(app)
         for port in [listening] if isinstance(listening, int) else listening:
             self.wait_listening(app, port, patience=patience)
+        for port in [serving] if isinstance(serving, int) else serving:
+            self.wait_listening(app, port, patience=patience, proto="udp")
         return app
 
     def hold(self) -> str:
@@ -164,8 +167,10 @@ class World(ABC):
         """The command that runs ``argv`` here."""
 
     @abstractmethod
-    def wait_listening(self, app: App, port: int, count: int = 1, patience: float = PATIENCE) -> None:
-        """Waits until ``count`` sockets of the app listen on TCP ``port``; fails at once when it ends."""
+    def wait_listening(
+        self, app: App, port: int, count: int = 1, patience: float = PATIENCE, proto: str = "tcp"
+    ) -> None:
+        """Waits until ``count`` sockets of the app listen on ``port``; fails at once when it ends."""
 
 
 class Switched(World):
@@ -196,13 +201,15 @@ class Switched(World):
             options=[*become, *options],
         )
 
-    def wait_listening(self, app: App, port: int, count: int = 1, patience: float = PATIENCE) -> None:
+    def wait_listening(
+        self, app: App, port: int, count: int = 1, patience: float = PATIENCE, proto: str = "tcp"
+    ) -> None:
         """Asks the daemon's service table for the sockets of this very app."""
 
         def there() -> bool:
             assert app.running(), f"ended before it listened on {port}\n{app}"
             ids = {row["app"]["id"] for row in self.daemon.get("apps") if row["pid"] == app.pid}
-            rows = [row for row in self.daemon.get("servers") if row["app_id"] in ids]
+            rows = [row for row in self.daemon.get("servers") if row["app_id"] in ids and row["proto"] == proto]
             return sum(int(row["service_port"]) == port for row in rows) >= count
 
         wait_until(there, lambda: f"{count} on port {port}, but {self.daemon.get('servers')}\n{app}", patience)
@@ -228,9 +235,12 @@ class Bare(World):
         become = ["setpriv", "--reuid", user, "--regid", user, "--init-groups"] if user else []
         return ["ip", "netns", "exec", self._namespace(ip), *become, *argv]
 
-    def wait_listening(self, app: App, port: int, count: int = 1, patience: float = PATIENCE) -> None:
+    def wait_listening(
+        self, app: App, port: int, count: int = 1, patience: float = PATIENCE, proto: str = "tcp"
+    ) -> None:
         assert app.ip is not None
-        words = ["ip", "netns", "exec", self._namespace(app.ip), "ss", "-Hltn", f"sport = :{port}"]
+        kind = "-Hltn" if proto == "tcp" else "-Hlun"
+        words = ["ip", "netns", "exec", self._namespace(app.ip), "ss", kind, f"sport = :{port}"]
 
         def there() -> bool:
             assert app.running(), f"ended before it listened on {port}\n{app}"
