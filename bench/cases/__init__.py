@@ -56,12 +56,13 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import calls, connections, dns, established, footprint, growth, startup
+    from bench.cases import calls, connections, datagrams, dns, established, footprint, growth, startup
 
     return {
         "connections": connections.measure,
         "parallel": connections.measure_parallel,
         "established": established.measure,
+        "datagrams": datagrams.measure,
         "datapath": calls.measure_data_path,
         "calls": calls.measure,
         "handlers": calls.measure_handlers,

@@ -272,6 +272,8 @@ class Datagrams:
             error = 0 if app.may_reach(to.ip) else app.rules.error
             return Target(to, app.home is None and not error, (), error)
         # Nobody listens there. If an app has the address, its namespace says so, by ICMP; else it stays unheard.
+        if app.has(to.ip):
+            return at_home
         owners = tuple(o for o in self._owners.get(to.ip, ()) if o is not app and not o.labels.isdisjoint(app.labels))
         return Target(to, False, owners, 0) if owners else at_home
 

@@ -18,11 +18,13 @@ _SOURCE4, _TO4, _SOURCE6, _TO6 = 12, 16, 8, 24
 
 
 def program(bound: bytes, own: Sequence[bytes]) -> bytes:
-    """struct sock_filter[] for a socket bound to the address ``bound``, of an app with the addresses ``own``."""
-    asm = bpf.Assembler()
+    """struct sock_filter[] for a socket bound to the address ``bound``, of an app with the addresses ``own``.
+
+    Empty where the address itself keeps others out.
+    """
     if not is_any(bound) and not is_loopback(bound):
-        asm.ret(_TAKE)
-        return asm.program()
+        return b""
+    asm = bpf.Assembler()
     at4, at6 = (_TO4, _TO6) if is_any(bound) else (_SOURCE4, _SOURCE6)
     asm.load(_NET)
     asm.mask(0xF0000000)

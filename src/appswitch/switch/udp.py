@@ -128,7 +128,9 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
     datagram.bound = sockaddr.decode(raw)
     datagram.settled = explicit
     _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
-    _kernel.attach_filter(fd, guard.program(datagram.bound.ip, datagram.app.ips))
+    program = guard.program(datagram.bound.ip, datagram.app.ips)
+    if program:
+        _kernel.attach_filter(fd, program)
     for expose in exposures(datagram):
         error = switch.relay.expose(datagram, expose)
         if error:

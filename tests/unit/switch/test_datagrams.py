@@ -108,6 +108,7 @@ def test_own_addresses(world: World) -> None:
     client, other = world.app("10.0.0.1"), world.app("10.0.0.1")
     world.serve(other, "0.0.0.0", 53)
     assert world.target(client, "10.0.0.1", 53) == ("apps", [other])
+    assert world.target(client, "10.0.0.1", 40000) == ("home", [])  # perhaps a client of its own
     world.serve(client, "0.0.0.0", 53, 2)
     assert world.target(client, "10.0.0.1", 53) == ("home", [])
     for ip in ("127.0.0.1", "::1", "0.0.0.0", "::", "127.4.5.6"):

@@ -22,6 +22,8 @@ def header(source: str, to: str) -> bytes:
 
 
 def takes(program: bytes, packet: bytes) -> bool:
+    if not program:
+        return True
     code, a, at = list(struct.iter_unpack("=HBBI", program)), 0, 0
     while True:
         instruction, yes, no, k = code[at]
