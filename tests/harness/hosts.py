@@ -40,6 +40,8 @@ class TwoHosts:
             width = "128" if ":" in mine else "32"
             more = ["nodad"] if ":" in mine else []
             self._in(number, "ip", "link", "set", "lo", "up")
+            for limit in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):  # loopback has none either
+                self._in(number, "sh", "-c", f"echo 0 > /proc/sys/net/{limit}")
             self._in(number, "ip", "addr", "add", f"{mine}/{width}", "dev", "wire", *more)
             self._in(number, "ip", "link", "set", "wire", "up")
             self._in(number, "ip", "route", "add", f"{other}/{width}", "dev", "wire", "src", mine)
