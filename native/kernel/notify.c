@@ -73,6 +73,63 @@ static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, Py
     return status < 0 ? -1 : 1;
 }
 
+/* The value of a number in a dictionary, borrowed; NULL when there is none, or with an exception set. */
+static PyObject *look_up(PyObject *dictionary, uint64_t number) {
+    PyObject *key = PyLong_FromUnsignedLongLong(number);
+    PyObject *value = key == NULL ? NULL : PyDict_GetItemWithError(dictionary, key);
+    Py_XDECREF(key);
+    return value;
+}
+
+/* struct msghdr, as far as it names an address: recvmsg(2). */
+struct message_name {
+    uint64_t address;
+    uint32_t length;
+};
+
+/* sendto(2) and sendmsg(2) of a UDP socket to where it sends all the time: `steady` has the sockaddr that needs no
+ * decision, by the socket's cookie, and the kernel makes the call (switch/udp.py tells why that is safe). `pidfds` has
+ * the threads that were seen before. Returns as serve_socket does; whatever is not as expected is Python's. */
+static int serve_steady(PyObject *module, int listener, int is_message, const struct seccomp_notif *n, PyObject *pidfds,
+                        PyObject *steady) {
+    PyObject *known = look_up(pidfds, n->pid);
+    if (known == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    int pidfd = as_fd(module, known);
+    if (pidfd < 0) {
+        return -1;
+    }
+    int fd = (int)syscall(SYS_pidfd_getfd, pidfd, (int)n->data.args[0], 0);
+    if (fd < 0) {
+        return 0;
+    }
+    uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+    int failed = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
+    close(fd);
+    PyObject *expected = failed ? NULL : look_up(steady, cookie);
+    if (expected == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    char *wanted, given[sizeof(struct sockaddr_storage)];
+    Py_ssize_t length;
+    if (as_bytes(expected, &wanted, &length) < 0) {
+        return -1;
+    }
+    struct message_name name = {n->data.args[4], (uint32_t)n->data.args[5]};
+    if (is_message && vm_copy((int)n->pid, n->data.args[1], &name, sizeof name, 0)) {
+        return 0;
+    }
+    if (name.length != (size_t)length || name.length > sizeof given ||
+        vm_copy((int)n->pid, name.address, given, name.length, 0) || memcmp(given, wanted, name.length) != 0) {
+        return 0;
+    }
+    struct seccomp_notif_resp response = {.id = n->id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+    ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
+    return 1;
+}
+
 /* The call in hand, in slot 0 of the journal (switch/journal.py): 10 words as `wait` returns them, zeros when there is
  * none. */
 static int journal_write(PyObject *journal, const struct seccomp_notif *n, int fd) {
@@ -95,13 +152,13 @@ static int journal_write(PyObject *journal, const struct seccomp_notif *n, int f
     return 0;
 }
 
-/* wait(epoll, milliseconds, number of socket(2), born, journal): one event. For a notifier the notification is received
- * here, in the same step: (fd, id, tid, nr, six arguments); else (data, events); None when the time is up or the caller
- * is gone. */
+/* wait(epoll, milliseconds, (numbers of socket(2), sendto(2), sendmsg(2)), born, journal, pidfds, steady): one event.
+ * For a notifier the notification is received here, in the same step: (fd, id, tid, nr, six arguments); else (data,
+ * events); None when the time is up or the caller is gone. */
 PyObject *k_wait(ARGS) {
-    int timeout, nr_socket;
-    if (arity("wait", nargs, 5) < 0 || journal_write(args[4], NULL, 0) < 0 || as_int(args[1], &timeout) < 0 ||
-        as_int(args[2], &nr_socket) < 0) {
+    int timeout, nr_socket, nr_sendto, nr_sendmsg;
+    if (arity("wait", nargs, 7) < 0 || journal_write(args[4], NULL, 0) < 0 || as_int(args[1], &timeout) < 0 ||
+        !PyArg_ParseTuple(args[2], "iii:wait", &nr_socket, &nr_sendto, &nr_sendmsg)) {
         return NULL;
     }
     int epoll = as_fd(module, args[0]);
@@ -140,14 +197,17 @@ PyObject *k_wait(ARGS) {
     if (journal_write(args[4], &n, fd) < 0) {
         return NULL;
     }
+    int served = 0;
     if (n.data.nr == nr_socket) {
-        int served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, &n, args[3]);
-        if (served < 0) {
-            return NULL;
-        }
-        if (served > 0) {
-            Py_RETURN_NONE;
-        }
+        served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, &n, args[3]);
+    } else if (n.data.nr == nr_sendto || n.data.nr == nr_sendmsg) {
+        served = serve_steady(module, fd, n.data.nr == nr_sendmsg, &n, args[5], args[6]);
+    }
+    if (served < 0) {
+        return NULL;
+    }
+    if (served > 0) {
+        Py_RETURN_NONE;
     }
     return tuple_of((uint64_t[]){(uint64_t)fd, n.id, n.pid, (uint64_t)n.data.nr, n.data.args[0], n.data.args[1],
                                  n.data.args[2], n.data.args[3], n.data.args[4], n.data.args[5]},

@@ -19,12 +19,21 @@ TCP_ONLY: int  # added to that: of an app that gets TCP sockets, not Unix ones
 BORN_TCP: int  # in a value of ``born``: a TCP socket
 
 def wait(
-    epoll: _Fd, milliseconds: int, nr_socket: int, born: dict[int, int], journal: mmap.mmap, /
+    epoll: _Fd,
+    milliseconds: int,
+    numbers: tuple[int, int, int],
+    born: dict[int, int],
+    journal: mmap.mmap,
+    pidfds: dict[int, Fd],
+    steady: dict[int, bytes],
+    /,
 ) -> tuple[int, ...] | None:
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
 
-    socket(2) of TCP is answered within: ``born`` gets its cookie -> notifier << 8 | BORN_TCP or 0 | family. The call in
-    hand stands in the first slot of ``journal``. Raises OSError.
+    ``numbers`` are those of socket(2), sendto(2) and sendmsg(2). socket(2) of TCP is answered within: ``born`` gets its
+    cookie -> notifier << 8 | BORN_TCP or 0 | family. So is a send by the socket of a cookie in ``steady`` to the sockaddr
+    that is there, by a thread with an entry in ``pidfds``: the kernel makes the call. The call in hand stands in the first
+    slot of ``journal``. Raises OSError.
     """
 
 def epoll_watch(epoll: _Fd, operation: int, fd: _Fd, events: int, data: int, /) -> int:

@@ -6,6 +6,7 @@ number of services.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from appswitch.address import ANY4, ANY6, Address, is_any, is_loopback
@@ -37,16 +38,21 @@ class Table:
     by_app: dict[tuple[int, int], tuple[Endpoint, ...]] = field(default_factory=dict)  # (app id, port)
     owners: dict[bytes, int] = field(default_factory=dict)  # virtual ip -> number of apps that have it
     version: int = 0  # changes whenever anything does
+    on_change: Callable[[], None] = lambda: None
+
+    def _changed(self) -> None:
+        self.version += 1
+        self.on_change()
 
     def own(self, ips: tuple[bytes, ...]) -> None:
         """An app has come with these addresses."""
-        self.version += 1
+        self._changed()
         for ip in ips:
             self.owners[ip] = self.owners.get(ip, 0) + 1
 
     def disown(self, ips: tuple[bytes, ...]) -> None:
         """An app with these addresses has gone."""
-        self.version += 1
+        self._changed()
         for ip in ips:
             self.owners[ip] -= 1
             if not self.owners[ip]:
@@ -54,13 +60,13 @@ class Table:
 
     def add(self, endpoint: Endpoint, ips: tuple[bytes, ...]) -> None:
         """A listener of an app with the addresses ``ips``."""
-        self.version += 1
+        self._changed()
         for index, key in self._places(endpoint, ips):
             index[key] = (*index.get(key, ()), endpoint)
 
     def remove(self, endpoint: Endpoint, ips: tuple[bytes, ...]) -> None:
         """That listener has gone."""
-        self.version += 1
+        self._changed()
         for index, key in self._places(endpoint, ips):
             rest = tuple(e for e in index.get(key, ()) if e.id != endpoint.id)
             if rest:

@@ -37,7 +37,9 @@ def main() -> int:
     pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
         _kernel.trust(pid)
-    loop = Loop(number_of("socket", platform.machine()), journal.map)
+    arch = platform.machine()
+    numbers = (number_of("socket", arch), number_of("sendto", arch), number_of("sendmsg", arch))
+    loop = Loop(numbers, journal.map)
     log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
     keep = Keep(loop)
     _raise_descriptor_limit()

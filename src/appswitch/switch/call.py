@@ -45,8 +45,8 @@ class PidFds:
 
     LIMIT = 4096
 
-    def __init__(self, on_close: Callable[[int, Fd], None]) -> None:
-        self._by_tid: dict[int, Fd] = {}
+    def __init__(self, by_tid: dict[int, Fd], on_close: Callable[[int, Fd], None]) -> None:
+        self._by_tid = by_tid
         self._on_close = on_close
         self._threads = True
 

@@ -67,7 +67,7 @@ class Switch:
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps)
+        self.datagrams = Datagrams(self.apps, loop.steady)
         self.relay = Relay(self, loop)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.datagrams.on_up = reports.server_up
@@ -77,7 +77,7 @@ class Switch:
         self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce)
         self.services.on_up = reports.server_up
         self.services.on_down = reports.server_down
-        self.pidfds = PidFds(self._forget_thread)
+        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.table, self.node_ips)
         self.dispatch = Dispatch(self, config.arch, config.timing)

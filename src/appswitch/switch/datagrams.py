@@ -49,7 +49,7 @@ class Datagram:
 
     __slots__ = (
         "actual", "answered", "app", "asked", "bound", "cookie", "endpoint", "family", "place", "reuseaddr",
-        "settled", "since", "source", "steady",
+        "settled", "since", "source",
     )  # fmt: skip
 
     def __init__(self, cookie: int, app: App, family: int, place: App | None) -> None:
@@ -65,7 +65,6 @@ class Datagram:
         self.endpoint: Endpoint | None = None
         self.since = 0.0
         self.actual: tuple[str, ...] = ()  # addresses of the host that lead here
-        self.steady: tuple[bytes, int] | None = None  # an address that needs no decision, in a version of the table
         self.answered = 0
 
     @property
@@ -77,9 +76,14 @@ class Datagram:
 class Datagrams:
     """All of them, and the service table of UDP. One writer: the switch's thread."""
 
-    def __init__(self, apps: dict[int, App]) -> None:
+    def __init__(self, apps: dict[int, App], steady: dict[int, bytes]) -> None:
+        """``steady`` is for `_kernel.wait`: the sockaddr that a socket has sent to last, by its cookie.
+
+        Only of one whose sends the kernel may make; and forgotten whenever a decision may be another one.
+        """
         self.by_cookie: dict[int, Datagram] = {}
-        self.table = Table()
+        self.steady = steady
+        self.table = Table(on_change=steady.clear)
         self.host = Host()
         self.on_up: Callable[[ServerRow], None] = lambda _row: None
         self.on_down: Callable[[ServerRow], None] = lambda _row: None
@@ -161,10 +165,12 @@ class Datagrams:
 
     def forget(self, datagram: Datagram) -> None:
         """It was closed, or another one has taken its place."""
+        self.steady.pop(datagram.cookie, None)
         if self.by_cookie.pop(datagram.cookie, None) is not None:
             self.withdraw(datagram)
             if datagram.place is not None and datagram.source is not None and not datagram.at_home:
                 datagram.place.dismiss(datagram.source)
+                self.steady.clear()
             self.on_gone(datagram)
 
     # -- the service table

@@ -36,10 +36,12 @@ class Timer:
 class Loop:
     """Level-triggered, single-threaded. A callback may watch, unwatch and stop as it likes."""
 
-    def __init__(self, nr_socket: int, journal: mmap.mmap) -> None:
+    def __init__(self, numbers: tuple[int, int, int], journal: mmap.mmap) -> None:
         self._journal = journal
         self.born: dict[int, int] = {}  # sockets that `_kernel.wait` has made and nobody has looked at yet
-        self._nr_socket = nr_socket
+        self.pidfds: dict[int, Fd] = {}  # of threads that have made calls: see `call.PidFds`
+        self.steady: dict[int, bytes] = {}  # sends that need no decision: see `datagrams.Datagrams`
+        self._numbers = numbers
         self._epoll = select.epoll()
         self._watched: dict[int, OnEvents] = {}
         self._notified: dict[int, OnNotification] = {}
@@ -107,8 +109,8 @@ class Loop:
         """Until `stop`."""
         self._running = True
         wait, epoll, watched, notified = _kernel.wait, self._epoll.fileno(), self._watched, self._notified
-        monotonic, timers, nr_socket, born = time.monotonic, self._timers, self._nr_socket, self.born
-        journal = self._journal
+        monotonic, timers, numbers, born = time.monotonic, self._timers, self._numbers, self.born
+        journal, pidfds, steady = self._journal, self.pidfds, self.steady
         while self._running:
             try:
                 patience = -1
@@ -118,7 +120,7 @@ class Loop:
                         self._fire()
                         continue
                     patience = int(left * 1000) + 1
-                event = wait(epoll, patience, nr_socket, born, journal)
+                event = wait(epoll, patience, numbers, born, journal, pidfds, steady)
                 if event is None:
                     continue
                 # Looked up each time: what an earlier event led to may have unwatched it.

@@ -116,7 +116,7 @@ def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) ->
     """The entry follows the descriptor."""
     switch.datagrams.forget(datagram)
     datagram.cookie = _kernel.cookie(made)
-    datagram.place, datagram.source, datagram.steady = place, None, None
+    datagram.place, datagram.source = place, None
     switch.datagrams.by_cookie[datagram.cookie] = datagram
 
 

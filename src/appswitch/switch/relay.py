@@ -215,6 +215,7 @@ class Relay:
     def _drop(self, far: _Far, peer: Address) -> None:
         gone = far.peers.pop(peer)
         far.datagram.app.dismiss(peer)
+        self._switch.datagrams.steady.clear()  # it may have been sent to without a look
         self._loop.unwatch(gone.fd)
         gone.fd.close()
 

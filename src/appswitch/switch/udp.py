@@ -243,9 +243,7 @@ def sendmmsg(switch: Switch, use: Use) -> Outcome:
 
 def _steer(switch: Switch, use: Use, name: bytes) -> Outcome:
     """Have the socket where ``name`` can be reached: CONTINUE, or a negative errno."""
-    datagram, version = use.datagram, switch.datagrams.table.version
-    if datagram.steady == (name, version):
-        return CONTINUE
+    datagram = use.datagram
     target = switch.datagrams.target(datagram.app, name)
     if target.error:
         return -target.error
@@ -256,7 +254,8 @@ def _steer(switch: Switch, use: Use, name: bytes) -> Outcome:
             return -error
     elif datagram.at_home:
         datagram.settled = True  # a reply may come
-    datagram.steady = (name, version)
+    if datagram.place is not None:
+        switch.datagrams.steady[datagram.cookie] = name
     return CONTINUE
 
 

@@ -388,15 +388,15 @@ def test_wait_tells_events_and_clears_the_call_in_hand() -> None:
     with ours, theirs, select.epoll() as epoll, mmap.mmap(-1, 80) as journal:
         journal[:] = b"x" * 80
         assert _kernel.epoll_watch(epoll.fileno(), ADD, ours.fileno(), select.EPOLLIN, 2**35 + 7) == 0
-        assert _kernel.wait(epoll.fileno(), 0, -1, {}, journal) is None
+        assert _kernel.wait(epoll.fileno(), 0, (-1, -1, -1), {}, journal, {}, {}) is None
         assert journal[:] == bytes(80)
         theirs.send(b"x")
-        assert _kernel.wait(epoll.fileno(), -1, -1, {}, journal) == (2**35 + 7, select.EPOLLIN)
+        assert _kernel.wait(epoll.fileno(), -1, (-1, -1, -1), {}, journal, {}, {}) == (2**35 + 7, select.EPOLLIN)
         assert _kernel.epoll_watch(epoll.fileno(), ADD, ours.fileno(), 0, 0) == errno.EEXIST
         assert _kernel.epoll_watch(epoll.fileno(), DEL, ours.fileno(), 0, 0) == 0
-        assert _kernel.wait(epoll.fileno(), 0, -1, {}, journal) is None
+        assert _kernel.wait(epoll.fileno(), 0, (-1, -1, -1), {}, journal, {}, {}) is None
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-            _kernel.wait(ours.fileno(), 0, -1, {}, journal)
+            _kernel.wait(ours.fileno(), 0, (-1, -1, -1), {}, journal, {}, {})
 
 
 def test_wait_lets_signal_handlers_run() -> None:
@@ -414,7 +414,7 @@ def test_wait_lets_signal_handlers_run() -> None:
     try:
         with select.epoll() as epoll, mmap.mmap(-1, 80) as journal, pytest.raises(HandlerError):  # noqa: PT012 - from go.set() on it may come
             go.set()
-            _kernel.wait(epoll.fileno(), DEADLINE * 1000, -1, {}, journal)
+            _kernel.wait(epoll.fileno(), DEADLINE * 1000, (-1, -1, -1), {}, journal, {}, {})
     finally:
         go.set()
         sender.join()

@@ -34,7 +34,7 @@ class World:
 
     def __init__(self) -> None:
         self.apps: dict[int, App] = {}
-        self.datagrams = Datagrams(self.apps)
+        self.datagrams = Datagrams(self.apps, {})
         self.up: list[ServerRow] = []
         self.down: list[ServerRow] = []
         self.datagrams.on_up = self.up.append

@@ -26,7 +26,7 @@ SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sl
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     with mmap.mmap(-1, 80) as journal:
-        one = Loop(-1, journal)
+        one = Loop((-1, -1, -1), journal)
         one.after(20, lambda: pytest.fail("the loop was not stopped"))
         yield one
         one.close()

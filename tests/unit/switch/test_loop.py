@@ -19,7 +19,7 @@ from appswitch.switch import loop as module
 from appswitch.switch.loop import Loop
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
-NO_CALL = -1
+NO_CALL = (-1, -1, -1)
 
 
 @pytest.fixture
