@@ -321,7 +321,11 @@ async def test_half_closed() -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("stream", [b"\0\0", b"\xff\xff", b"\x10\x01", framed(ask("web")) + b"\0\0"])
+@pytest.mark.parametrize(
+    "stream",
+    [b"\0\0", b"\xff\xff", b"\x10\x01", framed(ask("web")) + b"\0\0"],
+    ids=["0", "65535", "4097", "0 behind a query"],  # a query's id is random, a test's name is not
+)
 async def test_a_length_that_none_has(stream: bytes) -> None:
     async with serving() as (bench, _):
         reader, writer = await bench.connect()
