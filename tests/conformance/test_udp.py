@@ -130,6 +130,7 @@ one.connect((sys.argv[1], int(sys.argv[2])))
 print("connected", flush=True)
 for line in sys.stdin:
     try:
+        one.getpeername()  # a call that is seen
         one.send(line.strip().encode())
         print(one.recv(2000).decode(), flush=True)
     except OSError as error:
@@ -316,18 +317,16 @@ def test_server_goes_and_comes_back(daemon: Daemon, new: Callable[[], str], how:
     """A connected client is refused when the server went, and served again by its successor: the same socket."""
     ip = new()
     reading, writing = os.pipe()
-    with (
-        ExitStack() as stack,
-        daemon.spawn(sys.executable, "-c", CONNECTED, ip, "7000", ip=new(), stdin=reading) as client,
-    ):
+    with ExitStack() as stack:
+        server = stack.enter_context(namer(daemon, "first", ip))
+        client = stack.enter_context(daemon.spawn(sys.executable, "-c", CONNECTED, ip, "7000", ip=new(), stdin=reading))
         os.close(reading)
         stack.callback(os.close, writing)
         client.wait_for("connected")
         tell = _lines(writing)
-        with namer(daemon, "first", ip) as server:
-            tell("early")
-            client.wait_for("first early")
-            server.stop(how)
+        tell("early")
+        client.wait_for("first early")
+        server.stop(how)
         wait_until(lambda: not daemon.servers(7000, ip), "the service table to forget it")
         tell("nobody")
         client.wait_for("ECONNREFUSED")
