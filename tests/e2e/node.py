@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Sequence
@@ -53,6 +54,23 @@ class Namespaces:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stack.close()
+
+    def etc(self, name: str, text: str) -> None:
+        """What is run on the node from now on finds this file in /etc: ip-netns(8)."""
+        place = Path("/etc/netns") / self.node
+        if not place.exists():
+            self._stack.callback(_take_away, place, None if place.parent.exists() else place.parent)
+            place.mkdir(parents=True)
+        fresh = place / f".{name}"
+        fresh.write_text(text)
+        fresh.rename(place / name)
+
+
+def _take_away(place: Path, parent: Path | None) -> None:
+    shutil.rmtree(place)
+    if parent is not None:
+        with contextlib.suppress(OSError):  # another worker's is there
+            parent.rmdir()
 
 
 def enter(namespace: str, argv: Sequence[str | Path]) -> list[str]:
