@@ -16,7 +16,7 @@ from bench.node import Node
 from bench.processes import Process, UnavailableError
 
 SOURCES = Path(__file__).parent / "c"
-NAMES = ("server", "client", "calls", "datagrams", "lookups")
+NAMES = ("server", "client", "calls", "datagrams", "lookups", "named")
 SPREAD = 8  # addresses of loopback that connections go to in turn: bench/c/client.c tells why
 
 
