@@ -61,6 +61,11 @@ def is_multicast(ip: bytes) -> bool:
     return ip[0] == 255 if len(ip) == 16 else 224 <= ip[0] <= 239 or ip == b"\xff\xff\xff\xff"
 
 
+def is_link_local(ip: bytes) -> bool:
+    """fe80::/10, which means nothing without a scope: RFC 4007."""
+    return len(ip) == 16 and ip[0] == 0xFE and ip[1] & 0xC0 == 0x80
+
+
 def loopback_like(ip: bytes) -> bytes:
     """The loopback address of the same family."""
     return LOOPBACK4 if len(ip) == 4 else LOOPBACK6

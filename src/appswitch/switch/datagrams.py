@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, is_any, is_loopback, is_multicast
+from appswitch.address import ANY4, ANY6, Address, is_any, is_link_local, is_loopback, is_multicast
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import ConnectionRow, ServerRow, SocketRow
@@ -26,12 +26,12 @@ from appswitch.switch.apps import App
 from appswitch.switch.netns import Host, Netns, cookie_of
 
 DGRAM, UDP = 2, 17
-SOL_SOCKET, SO_REUSEADDR, SO_PROTOCOL, SO_DOMAIN = 1, 2, 38, 39
+SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, SO_PROTOCOL, SO_DOMAIN = 1, 2, 15, 38, 39
 SOL_IPV6, IPV6_V6ONLY = 41, 26
 DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
 APPS_A_SWEEP = 64  # apps whose servers are looked at in one round
-_ON = b"\1\0\0\0"
+_OFF = bytes(4)
 _MIN_GROWTH = 1000
 
 
@@ -49,7 +49,7 @@ class Datagram:
 
     __slots__ = (
         "actual", "answered", "app", "asked", "bound", "cookie", "endpoint", "family", "place", "reuseaddr",
-        "settled", "since", "source",
+        "reuseport", "settled", "since", "source", "v6only",
     )  # fmt: skip
 
     def __init__(self, cookie: int, app: App, family: int, place: App | None) -> None:
@@ -59,7 +59,9 @@ class Datagram:
         self.place = place  # None: the host
         self.bound: Address | None = None  # by bind(2), at home
         self.settled = False  # others expect it at home
-        self.reuseaddr = b"\0\0\0\0"  # what the app has set; the kernel's own is on once the socket is bound
+        self.reuseaddr = _OFF  # what the app has set; the kernel's own is on once the socket is bound
+        self.reuseport = False
+        self.v6only = False
         self.source: Address | None = None  # the virtual address that a peer elsewhere sees
         self.asked: Address | None = None  # the virtual address of connect(2)
         self.endpoint: Endpoint | None = None
@@ -175,11 +177,11 @@ class Datagrams:
 
     # -- the service table
 
-    def serve(self, datagram: Datagram, v6only: bool) -> None:
+    def serve(self, datagram: Datagram) -> None:
         """A bound socket: others may send to it from now on."""
         app, bound = datagram.app, datagram.bound
         assert bound is not None
-        endpoint = Endpoint(next(self._serial), app.id, bound, len(bound.ip) == 16 and not v6only, app.labels)
+        endpoint = Endpoint(next(self._serial), app.id, bound, len(bound.ip) == 16 and not datagram.v6only, app.labels)
         datagram.endpoint, datagram.since = endpoint, time.time()
         self.table.add(endpoint, app.ips)
         self._serving.setdefault(app.id, {})[datagram.cookie] = datagram
@@ -198,11 +200,19 @@ class Datagrams:
         """All sockets that serve."""
         return (datagram for there in self._serving.values() for datagram in there.values())
 
-    def holds(self, app: App, port: int, besides: int) -> bool:
-        """Whether another living socket of the app was bound to ``port`` by it."""
-        self._sweep_app(app)
-        there = self._serving.get(app.id, {}).values()
-        return any(d.bound is not None and d.bound.port == port and d.cookie != besides for d in there)
+    def taken(self, datagram: Datagram, wanted: Address, v6only: bool) -> bool:
+        """Whether another socket of the app forbids to bind ``wanted``: inet_rcv_saddr_equal(), udp_lib_lport_inuse().
+
+        Bound sockets all have SO_REUSEADDR in the kernel, for the sake of guests; here it is what the app has set.
+        """
+        self._sweep_app(datagram.app)
+        return any(
+            _overlap(wanted.ip, v6only, other.bound.ip, other.v6only)
+            and _OFF in (datagram.reuseaddr, other.reuseaddr)
+            and not (datagram.reuseport and other.reuseport)
+            for other in self._serving.get(datagram.app.id, {}).values()
+            if other is not datagram and other.bound is not None and other.bound.port == wanted.port
+        )
 
     # -- closed sockets: close(2) is not reported, so the kernel is asked
 
@@ -260,7 +270,7 @@ class Datagrams:
         if to is None:
             return Target(Address(b"\0\0\0\0", 0), True, (), 0)
         at_home = Target(to, True, (), 0)
-        if is_any(to.ip) or is_multicast(to.ip):
+        if is_any(to.ip) or is_multicast(to.ip) or is_link_local(to.ip):
             return at_home
         if is_loopback(to.ip):
             host_port = app.host_ports.get(to.port)
@@ -301,6 +311,18 @@ class Datagrams:
                     client_app=datagram.app.id, server_app=datagram.place.id if datagram.place else 0, proto="udp",
                     client=str(datagram.source), server=str(datagram.asked), transport="udp",
                 )  # fmt: skip
+
+
+def _overlap(ip: bytes, v6only: bool, other: bytes, other_v6only: bool) -> bool:
+    """Whether one of two addresses that are bound takes what is sent to the other."""
+    for wide, only, narrow in ((ip, v6only, other), (other, other_v6only, ip)):
+        if (
+            wide == narrow
+            or (wide == ANY4 and (len(narrow) == 4))
+            or (wide == ANY6 and (len(narrow) == 16 or not only))
+        ):
+            return True
+    return False
 
 
 def _address(raw: bytes) -> Address | None:

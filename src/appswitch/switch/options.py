@@ -108,13 +108,10 @@ def setsockopt(switch: Switch, call: Call) -> Outcome:
     fd, cookie, status = call.fetch()
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        udp.refresh(switch, call, fd, cookie, status)
-        return CONTINUE
+        return udp.setsockopt(switch, call, fd, cookie, status)
     level, name, length = call.int32(1), call.int32(2), call.int32(4)
-    if level == _SOCKET and name != syscalls.SO_REUSEPORT:
-        return -errno.EOPNOTSUPP  # SO_PASSCRED and its like: who the peer is shall not be seen
-    if level == _SOCKET:  # SO_REUSEPORT: meant for our ports, and refused by Unix sockets
-        return _set_reuseport(call, fd, sock, length)
+    if level == _SOCKET:
+        return _set_socket(call, fd, sock, name, length)
     if not sock.unix and (length < 0 or name not in _ALLOWED.get(level, ())):
         return CONTINUE  # a TCP socket: its own kernel code, with the app's own privileges
     if length < 0:
@@ -170,6 +167,15 @@ def _not_allowed(switch: Switch, value: bytes) -> int:
     if not value:
         return errno.EINVAL
     return errno.EPERM if name in switch.scratch.available else errno.ENOENT
+
+
+def _set_socket(call: Call, fd: Fd, sock: Socket, name: int, length: int) -> Outcome:
+    match name:
+        case syscalls.SO_REUSEADDR:
+            return CONTINUE
+        case syscalls.SO_REUSEPORT:  # meant for our ports, and refused by Unix sockets
+            return _set_reuseport(call, fd, sock, length)
+    return -errno.EOPNOTSUPP  # SO_PASSCRED and its like: who the peer is shall not be seen
 
 
 def _set_reuseport(call: Call, fd: Fd, sock: Socket, length: int) -> Outcome:

@@ -47,7 +47,7 @@ def restore_datagrams(switch: Switch) -> None:
             error = switch.relay.expose(datagram, expose)
             if error:
                 _complain(switch, app=datagram.app, expose=expose, error=error)
-        switch.datagrams.serve(datagram, v6only=False)
+        switch.datagrams.serve(datagram)
 
 
 def _complain(switch: Switch, app: App, expose: Expose, error: int) -> None:

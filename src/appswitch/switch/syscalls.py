@@ -99,7 +99,7 @@ _IN_WINDOWS: Alternatives = tuple((Within(0, window),) for window in WINDOWS)
 _OTHER_LEVELS = NoneOf(1, (SOL_SOCKET, SOL_NETLINK))
 _SET_OPTIONS: Alternatives = (
     (_OTHER_LEVELS,),
-    (OneOf(1, (SOL_SOCKET,)), OneOf(2, (SO_REUSEPORT, SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD))),
+    (OneOf(1, (SOL_SOCKET,)), OneOf(2, (SO_REUSEADDR, SO_REUSEPORT, SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD))),
 )
 _GET_OPTIONS: Alternatives = (
     (_OTHER_LEVELS,),

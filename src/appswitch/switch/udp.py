@@ -21,7 +21,7 @@ from appswitch.kernel import procfs, sockaddr
 from appswitch.model import Expose
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_SOCKET, Datagram
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram
 from appswitch.switch.moves import Use, cannot_follow, is_v6only, move, place_of, reach
 from appswitch.switch.syscalls import WINDOWS
 
@@ -94,12 +94,13 @@ def bind(switch: Switch, call: Call, fd: Fd, cookie: int, raw: bytes | int) -> O
     if datagram is None or datagram.app.home is None:
         return CONTINUE
     name = taken(raw)
-    if _kernel.getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 4) != _ON:
-        datagram.reuseaddr = bytes(4)
-    elif datagram.bound is None:
-        datagram.reuseaddr = _ON
-    error = _kernel.bind(fd, name)
-    if error == errno.EADDRINUSE and _only_by_us(switch, datagram, name):
+    if datagram.bound is None:
+        datagram.reuseaddr = _option(fd, SO_REUSEADDR)
+        datagram.reuseport = any(_option(fd, SO_REUSEPORT))
+        datagram.v6only = is_v6only(fd, datagram)
+    error = _kernel.bind(fd, name) if not _taken(switch, datagram, name) else errno.EADDRINUSE
+    if error == errno.EADDRINUSE and datagram.reuseaddr == bytes(4) and not _taken(switch, datagram, name, look=True):
+        # Only by guests of the app's namespace, who do not mind.
         _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
         error = _kernel.bind(fd, name)
     if error == errno.EINVAL and datagram.answered == call.tid and procfs.catches_passing_signals(call.tid):
@@ -114,10 +115,19 @@ def bind(switch: Switch, call: Call, fd: Fd, cookie: int, raw: bytes | int) -> O
     return 0
 
 
-def _only_by_us(switch: Switch, datagram: Datagram, name: bytes) -> bool:
-    """Whether the port is taken by a guest of the app's namespace, and not by another socket of the app."""
+def _taken(switch: Switch, datagram: Datagram, name: bytes, look: bool = False) -> bool:
+    """Whether the app itself has the port. The kernel knows, unless SO_REUSEADDR makes it blind, or with ``look``."""
     port = int.from_bytes(name[2:4], "big")
-    return port != 0 and not switch.datagrams.holds(datagram.app, port, datagram.cookie)
+    if not port or datagram.bound is not None or len(name) < sockaddr.LEN4:
+        return False
+    if datagram.reuseaddr == bytes(4) and not look:
+        return False
+    return switch.datagrams.taken(datagram, sockaddr.decode(name), datagram.v6only)
+
+
+def _option(fd: Fd, name: int) -> bytes:
+    value = _kernel.getsockopt(fd, SOL_SOCKET, name, 4)
+    return bytes(4) if isinstance(value, int) else value
 
 
 def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outcome:
@@ -138,7 +148,7 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
             switch.log("cannot expose", app=datagram.app.spec.appid, host=str(expose), protocol="udp",
                        error=errno.errorcode[error])  # fmt: skip
             return -error
-    switch.datagrams.serve(datagram, is_v6only(fd, datagram))
+    switch.datagrams.serve(datagram)
     return 0
 
 
@@ -353,6 +363,17 @@ def getpeername(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) ->
     if isinstance(_kernel.getpeername(fd), int):
         return -errno.ENOTCONN
     call.write_result(call.args[1], call.args[2], sockaddr.encode(datagram.family, datagram.asked))
+    return 0
+
+
+def setsockopt(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Outcome:
+    """setsockopt(2): the kernel's own, but for SO_REUSEADDR, which stays on once the socket is bound."""
+    datagram = refresh(switch, call, fd, cookie, status)
+    if datagram is None or (call.int32(1), call.int32(2)) != (SOL_SOCKET, SO_REUSEADDR):
+        return CONTINUE
+    if (datagram.at_home and datagram.bound is None) or call.int32(4) < 4:
+        return CONTINUE
+    datagram.reuseaddr = int(call.read_int(call.args[3]) != 0).to_bytes(4, "little")
     return 0
 
 

@@ -55,7 +55,7 @@ class World:
         made.bound = Address(ip_bytes(ip), port)
         self.datagrams.by_cookie[cookie] = made
         app.home.bound.add(cookie)  # type: ignore[union-attr]
-        self.datagrams.serve(made, v6only=False)
+        self.datagrams.serve(made)
         return made
 
     def target(self, app: App, ip: str, port: int) -> tuple[str, list[App] | int]:
@@ -115,8 +115,8 @@ def test_own_addresses(world: World) -> None:
         assert world.target(client, ip, 53) == ("home", [])
 
 
-@pytest.mark.parametrize("ip", ["224.0.0.1", "255.255.255.255", "ff02::1"])
-def test_to_many(world: World, ip: str) -> None:
+@pytest.mark.parametrize("ip", ["224.0.0.1", "255.255.255.255", "ff02::1", "fe80::1", "febf::1"])
+def test_without_a_route(world: World, ip: str) -> None:
     assert world.target(world.app(), ip, 9) == ("home", [])
 
 
@@ -170,14 +170,41 @@ def test_what_is_no_address(world: World, raw: bytes) -> None:
 def test_closed_servers_are_forgotten(world: World) -> None:
     app = world.app("10.0.0.1")
     one, two = world.serve(app, "0.0.0.0", 53, 1), world.serve(app, "0.0.0.0", 53, 2)
-    assert world.datagrams.holds(app, 53, besides=one.cookie)
+    assert world.datagrams.taken(one, Address(ip_bytes("10.0.0.1"), 53), v6only=False)
     app.home.bound.remove(two.cookie)  # type: ignore[union-attr]
-    assert not world.datagrams.holds(app, 53, besides=one.cookie)
+    assert not world.datagrams.taken(one, Address(ip_bytes("10.0.0.1"), 53), v6only=False)
     world.datagrams.sweep_some()
     assert [row.service_port for row in world.datagrams.server_rows()] == [53]
     app.home.bound.clear()  # type: ignore[union-attr]
     world.datagrams.sweep_some()
     assert world.datagrams.server_rows() == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "v6only", "taken"),
+    [
+        ("0.0.0.0", "10.0.0.1", False, True),
+        ("10.0.0.1", "0.0.0.0", False, True),
+        ("127.0.0.1", "10.0.0.1", False, False),
+        ("10.0.0.1", "::", False, True),
+        ("10.0.0.1", "::", True, False),
+        ("0.0.0.0", "::", True, False),
+        ("0.0.0.0", "fd00::1", False, False),
+        ("::", "fd00::1", False, True),
+        ("::", "10.0.0.1", False, True),
+        ("fd00::1", "::1", False, False),
+    ],
+)
+def test_which_addresses_are_taken(world: World, first: str, second: str, v6only: bool, taken: bool) -> None:
+    app = world.app("10.0.0.1", "fd00::1")
+    one = world.serve(app, first, 53, 1)
+    two = Datagram(2, app, AF_INET6, app)
+    assert world.datagrams.taken(two, Address(ip_bytes(second), 53), v6only) is taken
+    assert not world.datagrams.taken(two, Address(ip_bytes(second), 54), v6only)
+    two.reuseaddr = b"\1\0\0\0"
+    assert world.datagrams.taken(two, Address(ip_bytes(second), 53), v6only) is taken
+    one.reuseaddr = b"\1\0\0\0"
+    assert not world.datagrams.taken(two, Address(ip_bytes(second), 53), v6only)
 
 
 def test_an_app_that_ends_takes_everything_along(world: World) -> None:

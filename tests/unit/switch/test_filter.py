@@ -123,8 +123,8 @@ JUDGED = [
     ("setsockopt", (3, 6 + HIGH, 1), True),
     *(("getsockopt", (3, 1, option), True) for option in (2, 15, 17, 31, 38, 39, 59, 77)),
     *(("getsockopt", (3, 1, option), False) for option in (1, 3, 4, 7, 8, 9, 13, 16, 20, 30, 34, 57, 76)),
-    *(("setsockopt", (3, 1, option), True) for option in (15, 16, 34, 76)),
-    *(("setsockopt", (3, 1, option), False) for option in (1, 2, 7, 8, 9, 13, 17, 20, 21, 31, 38, 59, 77)),
+    *(("setsockopt", (3, 1, option), True) for option in (2, 15, 16, 34, 76)),
+    *(("setsockopt", (3, 1, option), False) for option in (1, 7, 8, 9, 13, 17, 20, 21, 31, 38, 59, 77)),
     ("getsockopt", (0, 1, 9, 15, 15), False),
     ("getsockopt", (3, 1 + HIGH, 15 + HIGH), True),
 ]
