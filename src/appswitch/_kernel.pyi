@@ -31,9 +31,9 @@ def wait(
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
 
     ``numbers`` are those of socket(2), sendto(2) and sendmsg(2). socket(2) of TCP is answered within: ``born`` gets its
-    cookie -> notifier << 8 | BORN_TCP or 0 | family. So is a send by the socket of a cookie in ``steady`` to the sockaddr
-    that is there, by a thread with an entry in ``pidfds``: the kernel makes the call. The call in hand stands in the first
-    slot of ``journal``. Raises OSError.
+    cookie -> notifier << 8 | BORN_TCP or 0 | family. So is a send by the socket of a cookie in ``steady`` to the
+    sockaddr that is there, by a thread with an entry in ``pidfds``: the kernel makes the call. The call in hand stands
+    in the first slot of ``journal``. Raises OSError.
     """
 
 def epoll_watch(epoll: _Fd, operation: int, fd: _Fd, events: int, data: int, /) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 
 KCMP_EPOLL_TFD = 7
 O_CLOEXEC = 0o2000000
@@ -81,3 +82,19 @@ def catches_passing_signals(tid: int) -> bool:
     except OSError:
         return False
     return any(line.startswith(b"SigCgt:") and int(line[7:], 16) & _PASSING_MASK for line in lines)
+
+
+def calls_of_others(tid: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """What other threads of the process are in: thread, system call, arguments. proc(5), task/TID/syscall."""
+    try:
+        threads = [int(name) for name in os.listdir(f"/proc/{tid}/task")]
+    except OSError:
+        return
+    for thread in threads:
+        if thread != tid:
+            try:
+                words = _read(f"/proc/{tid}/task/{thread}/syscall").split()
+            except OSError:
+                continue
+            if len(words) > 6 and words[0].isdigit():  # else it runs
+                yield thread, int(words[0]), tuple(int(word, 16) for word in words[1:7])

@@ -126,6 +126,7 @@ class Switch:
             self.close_service(service)
         self.table.disown(app.ips)
         self.datagrams.detach(app)
+        self.relay.leave(app)
         if self.nameservers is not None:
             self.nameservers.detach(app)
         if app.home is not None:

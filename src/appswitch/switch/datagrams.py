@@ -248,15 +248,20 @@ class Datagrams:
 
     # -- decisions
 
+    def aim(self, datagram: Datagram, raw: bytes) -> Target:
+        """Where datagrams of a socket to a sockaddr go: to guests from where it is, to all others as `target` says."""
+        app = datagram.app
+        if app.guests and datagram.at_home:
+            to = _address(raw)
+            if to is not None and to in app.guests:
+                return Target(to, True, (), 0)
+        return self.target(app, raw)
+
     def target(self, app: App, raw: bytes) -> Target:
         """Where datagrams of ``app`` to a sockaddr go. What is no address is sent at home, where the kernel says so."""
         if self._version != self.table.version or len(self._targets) > LIMIT:
             self._targets.clear()
             self._version = self.table.version
-        if app.guests:
-            to = _address(raw)
-            if to is not None and to in app.guests:
-                return Target(to, True, (), 0)
         key = (app.id, raw)
         target = self._targets.get(key)
         if target is None:

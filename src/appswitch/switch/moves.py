@@ -24,6 +24,7 @@ from appswitch.switch.datagrams import (
 )
 from appswitch.switch.relay import at_any_address
 from appswitch.switch.swap import swap
+from appswitch.switch.waiters import waits_elsewhere
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -69,6 +70,9 @@ def move(switch: Switch, use: Use, place: App | None, target: Target, connected:
     call, fd, status, datagram = use
     app, family = datagram.app, datagram.family
     own = _own_address(switch, fd, datagram, target)
+    if datagram.at_home and datagram.bound is None:
+        reuse = _kernel.getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 4)
+        datagram.reuseaddr = bytes(4) if isinstance(reuse, int) else reuse
     home = place.home if place is not None else switch.datagrams.host
     if home is None:
         return errno.ENETUNREACH
@@ -120,12 +124,30 @@ def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) ->
     switch.datagrams.by_cookie[datagram.cookie] = datagram
 
 
+def go_home(switch: Switch, use: Use) -> int:
+    """A socket without a peer, and without a port that the app chose: as if it were new. 0 or an errno."""
+    call, fd, status, datagram = use
+    app = datagram.app
+    if app.home is None:
+        return 0
+    made = app.home.socket(datagram.family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, datagram.reuseaddr)
+    _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
+    swap(call, fd, made)
+    _replace(switch, datagram, made, app)
+    return 0
+
+
 def reach(switch: Switch, use: Use, place: App | None, target: Target) -> int:
     """The address is elsewhere. Nobody expects the socket here: it moves; else it stays or returns, and is linked."""
     datagram = use.datagram
     if datagram.app.home is None:  # of the host's network: it can go to an app, and come back
         return move(switch, use, place, target, connected=False)
-    if datagram.at_home and not datagram.settled and not switch.relay.links(datagram):
+    where = datagram.place
+    left = where is not None and where.ended  # with the app that it was with
+    free = datagram.at_home and not datagram.settled and not switch.relay.links(datagram)
+    if left or (free and not waits_elsewhere(use.call, use.call.int32(0))):
         return move(switch, use, place, target, connected=False)
     if not datagram.at_home:
         error = _retreat(switch, use)
@@ -133,12 +155,29 @@ def reach(switch: Switch, use: Use, place: App | None, target: Target) -> int:
             return error
     if place is datagram.app:
         return 0
+    return stay(switch, use, place, target)
+
+
+def stay(switch: Switch, use: Use, place: App | None, target: Target) -> int:
+    """Link a socket at home with a place. 0 or an errno."""
+    datagram = use.datagram
     if datagram.bound is None:
-        raw = _kernel.getsockname(use.call.fetch()[0])
-        if isinstance(raw, int):
-            return raw
-        datagram.bound = sockaddr.decode(raw)
+        fd = use.call.fetch()[0]  # another one, if it has come home just now
+        own = _bound_address(fd, datagram)
+        if isinstance(own, int):
+            return own
+        datagram.bound = own
+    datagram.settled = True
     return switch.relay.link(datagram, place, target.to)
+
+
+def _bound_address(fd: Fd, datagram: Datagram) -> Address | int:
+    """Its address at home; one that has none is bound, as a first sendto(2) does. An errno if that fails."""
+    raw = _kernel.getsockname(fd)
+    if not isinstance(raw, int) and sockaddr.decode(raw).port == 0:
+        error = _kernel.bind(fd, sockaddr.any_of(datagram.family))
+        raw = error or _kernel.getsockname(fd)
+    return raw if isinstance(raw, int) else sockaddr.decode(raw)
 
 
 def _retreat(switch: Switch, use: Use) -> int:

@@ -96,6 +96,9 @@ class Relay:
             if isinstance(made, int):
                 return made
             far = self._install(_Far(datagram, place, family, made, None))
+        for other in self._links(datagram):
+            if other is not far and to in other.peers:
+                self._drop(other, to)  # it is somewhere else now
         return 0 if self._peer(far, to, b"") is not None else errno.ENOBUFS
 
     def take_over(self, datagram: Datagram, place: App | None, fd: Fd) -> None:
@@ -125,6 +128,15 @@ class Relay:
         self._install(_Far(datagram, None, family, fd, actual))
         datagram.actual = (*datagram.actual, str(actual))
         return 0
+
+    def leave(self, app: App) -> None:
+        """An app has ended: nobody is to be reached in its namespace."""
+        for cookie, there in list(self._by_cookie.items()):
+            for far in [far for far in there if far.place is app]:
+                self._close(far)
+                there.remove(far)
+            if not there:
+                del self._by_cookie[cookie]
 
     def forget(self, datagram: Datagram) -> None:
         """The socket at home is gone."""

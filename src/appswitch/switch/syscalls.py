@@ -89,7 +89,7 @@ class Syscall:
 # Descriptor numbers of UDP sockets. The address that sendmsg(2) sends to lies behind a pointer, where a filter cannot
 # look; to be told of every sendmsg(2) would put us into the data path of TCP. So UDP sockets get high numbers, and only
 # those are looked at. The first range is below FD_SETSIZE and the usual RLIMIT_NOFILE, the second for who needs more.
-WINDOWS = (range(960, 1024), range(64512, 65536))
+WINDOWS = (range(896, 1024), range(15360, 16384))
 
 _IP_SOCKETS: Alternatives = (
     (OneOf(0, (2, 10)), OneOf(1, (1,), SOCK_TYPE_MASK)),

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, is_loopback
+from appswitch.address import Address, is_any, is_loopback
 from appswitch.kernel import procfs, sockaddr
 from appswitch.model import Expose
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram
-from appswitch.switch.moves import Use, cannot_follow, is_v6only, move, place_of, reach
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target
+from appswitch.switch.moves import Use, cannot_follow, go_home, is_v6only, move, place_of, reach, stay
 from appswitch.switch.syscalls import WINDOWS
+from appswitch.switch.waiters import waits_elsewhere
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -38,7 +39,7 @@ MAX_VECTORS, MAX_CONTROL, MAX_MESSAGES = 1024, 512, 1024
 _msghdr = struct.Struct("=QI4xQQQQi4x")  # name, namelen, iov, iovlen, control, controllen, flags
 _MMSGHDR = 64  # sizeof(struct mmsghdr)
 _iovec = struct.Struct("=QQ")
-PROBES = 64  # descriptor numbers that are tried for a new socket
+PROBES = 128  # descriptor numbers that are tried for a new socket
 
 
 class Message(NamedTuple):
@@ -171,13 +172,19 @@ def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: b
     name = taken(raw)
     if name.startswith(_UNSPEC):
         datagram.asked = None
-        return -_kernel.connect(fd, name)
-    target = switch.datagrams.target(datagram.app, name)
-    if target.error:
-        return -target.error
+        if datagram.at_home or datagram.bound is not None:
+            return -_kernel.connect(fd, name)
+        return -go_home(switch, Use(call, fd, status, datagram))
+    target = switch.datagrams.aim(datagram, name)
+    error = _forbidden(datagram, target)
+    if error:
+        return -error
     place = place_of(switch, datagram, target)
     if place is datagram.place or cannot_follow(fd, datagram, target):
         error = _kernel.connect(fd, name if place is not None else sockaddr.encode(datagram.family, target.to))
+    elif datagram.at_home and waits_elsewhere(call, call.int32(0)):
+        # A thread waits on this very file, and would wait for ever if another took its place.
+        error = stay(switch, Use(call, fd, status, datagram), place, target) or _kernel.connect(fd, name)
     else:
         error = move(switch, Use(call, fd, status, datagram), place, target, connected=True)
     if not error:
@@ -186,13 +193,21 @@ def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: b
     return -error
 
 
+def _forbidden(datagram: Datagram, target: Target) -> int:
+    """Rules say no; or, as ip_route_output_key() has it, from a loopback address there is no way out."""
+    bound = datagram.bound
+    if not target.home and not target.error and bound is not None and is_loopback(bound.ip):
+        return errno.EINVAL if len(bound.ip) == 4 else errno.ENETUNREACH
+    return target.error
+
+
 def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Datagram | None:
     """The entry of a UDP socket, None for other files. Where its peer's app has gone, it is pointed at a living one."""
     datagram = switch.datagrams.by_cookie.get(cookie)
     if datagram is None or datagram.asked is None or datagram.place is None or datagram.place is datagram.app:
         return datagram
     name = sockaddr.encode(datagram.family, datagram.asked)
-    target = switch.datagrams.target(datagram.app, name)
+    target = switch.datagrams.aim(datagram, name)
     if target.home or target.error or datagram.place in target.apps or not target.apps:
         return datagram
     asked = datagram.asked
@@ -229,34 +244,37 @@ def sendmsg(switch: Switch, use: Use) -> Outcome:
 
 
 def sendmmsg(switch: Switch, use: Use) -> Outcome:
-    """sendmmsg(2) of a socket in the window: as many messages as can go, like one after the other."""
-    call, datagram = use.call, use.datagram
-    flags, place = call.int32(3), datagram.place
+    """sendmmsg(2) of a socket in the window: like one sendmsg(2) after the other."""
+    call, flags = use.call, use.call.int32(3)
     places = [call.args[1] + index * _MMSGHDR for index in range(min(call.args[2] & 0xFFFFFFFF, MAX_MESSAGES))]
     messages = [_message(call, address, flags) for address in places]
-    for index, message in enumerate(messages):
-        outcome = _steer(switch, use, message.name) if message.name else CONTINUE
-        if outcome != CONTINUE and index == 0:
-            return outcome
-        if outcome != CONTINUE or (index and datagram.place is not place):
-            break  # what comes after it goes with the next call
-        place = datagram.place
-        if place is None:
+    if use.datagram.place is not None and all(_is_near(switch, use, message.name) for message in messages):
+        return CONTINUE
+    for index, (address, message) in enumerate(zip(places, messages, strict=True)):
+        sent = _steer(switch, use, message.name) if message.name else CONTINUE
+        if sent == CONTINUE:
             sent = _transmit(switch, call, message)
-            if sent < 0:
-                return index or sent
-            call.write(places[index] + _msghdr.size, sent.to_bytes(4, "little"))
-    else:
-        return CONTINUE if place is not None else len(messages)
-    raise AssertionError
+        if sent < 0:
+            return index or sent
+        call.write(address + _msghdr.size, sent.to_bytes(4, "little"))
+    return len(messages)
+
+
+def _is_near(switch: Switch, use: Use, name: bytes) -> bool:
+    """Whether the socket is where ``name`` can be reached."""
+    if not name:
+        return True
+    target = switch.datagrams.aim(use.datagram, name)
+    return not target.error and place_of(switch, use.datagram, target) is use.datagram.place
 
 
 def _steer(switch: Switch, use: Use, name: bytes) -> Outcome:
     """Have the socket where ``name`` can be reached: CONTINUE, or a negative errno."""
     datagram = use.datagram
-    target = switch.datagrams.target(datagram.app, name)
-    if target.error:
-        return -target.error
+    target = switch.datagrams.aim(datagram, name)
+    error = _forbidden(datagram, target)
+    if error:
+        return -error
     place = place_of(switch, datagram, target)
     if place is not datagram.place and not cannot_follow(use.fd, datagram, target):
         error = reach(switch, use, place, target)
@@ -285,20 +303,21 @@ def _carry(switch: Switch, call: Call, message: Message) -> Outcome:
 
 
 def _transmit(switch: Switch, call: Call, message: Message) -> Outcome:
-    """One datagram to the host's network, to the address that was judged."""
+    """One datagram, to the address that was judged."""
     fd, cookie, _ = call.fetch()
     datagram = switch.datagrams.by_cookie.get(cookie)
-    if datagram is None or datagram.place is not None:
-        return -errno.EAGAIN
-    name = b""
-    if message.name:
-        target = switch.datagrams.target(datagram.app, message.name)
+    if datagram is None:
+        return -errno.EBADF
+    name = message.name
+    if name and datagram.place is None:
+        target = switch.datagrams.aim(datagram, message.name)
         if target.error or target.apps or cannot_follow(fd, datagram, target):
             return -(target.error or errno.ENETUNREACH)
         name = sockaddr.encode(datagram.family, target.to)
     data = _gather(call, message)
     control = call.read(*message.control) if 0 < message.control[1] <= MAX_CONTROL else b""
-    return _kernel.send_to(fd, data, name, without_source(control), message.flags & _MSG_PASSED)
+    control = control if datagram.place is not None else without_source(control)
+    return _kernel.send_to(fd, data, name, control, message.flags & _MSG_PASSED)
 
 
 def without_source(control: bytes) -> bytes:
@@ -343,14 +362,16 @@ def _gather(call: Call, message: Message) -> bytes:
 
 
 def getsockname(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Outcome:
-    """getsockname(2): the kernel's own but for the host's, which the app must not see."""
+    """getsockname(2): of a socket elsewhere what it would show at home."""
     datagram = refresh(switch, call, fd, cookie, status)
-    if datagram is None or datagram.place is not None or datagram.source is None:
+    if datagram is None or datagram.at_home or datagram.source is None:
         return CONTINUE
     raw = _kernel.getsockname(fd)
     if isinstance(raw, int):
         return -raw
     shown = Address(datagram.source.ip, sockaddr.decode(raw).port)
+    if datagram.asked is None and (datagram.bound is None or is_any(datagram.bound.ip)):
+        shown = Address(sockaddr.decode(sockaddr.any_of(datagram.family)).ip, shown.port)  # not connected: no address
     call.write_result(call.args[1], call.args[2], sockaddr.encode(datagram.family, shown))
     return 0
 

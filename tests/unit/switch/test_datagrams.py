@@ -154,12 +154,15 @@ def test_the_hosts_loopback(world: World) -> None:
 def test_guests_are_at_home(world: World) -> None:
     client, server = world.app("10.0.0.2"), world.app("10.0.0.1")
     guest = Address(ip_bytes("10.0.0.2"), 40000)
+    raw = sockaddr.encode(AF_INET, guest)
+    serving, away = Datagram(1, server, AF_INET, server), Datagram(2, server, AF_INET, client)
     server.welcome(guest)
     server.welcome(guest)
     server.dismiss(guest)
-    assert world.target(server, "10.0.0.2", 40000) == ("home", [])
+    assert world.datagrams.aim(serving, raw).home
+    assert world.datagrams.aim(away, raw).apps == (client,)
     server.dismiss(guest)
-    assert world.target(server, "10.0.0.2", 40000) == ("apps", [client])
+    assert world.datagrams.aim(serving, raw).apps == (client,)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\2", b"\2\0\0\x35", b"\x0a\0" + bytes(20), b"\1\0/tmp/x", bytes(16)])

@@ -91,9 +91,9 @@ JUDGED = [
     ("sendmsg", (3, 0x1000, 0x20000000), True),
     ("sendmsg", (3, 0x1000, 0x20004040), True),
     ("sendmsg", (3, 0x1000, 0xDFFFFFFF), False),
-    *(("sendmsg", (fd, 0x1000, 0), True) for fd in (960, 1023, 64512, 65535, 960 + HIGH)),
-    *(("sendmsg", (fd, 0x1000, 0), False) for fd in (959, 1024, 64511, 65536, 0x7FFFFFFF, 0xFFFFFFFF)),
-    *(("sendmmsg", (fd, 0x1000, 1, 0), fd == 960) for fd in (959, 960, 1024)),
+    *(("sendmsg", (fd, 0x1000, 0), True) for fd in (896, 1023, 15360, 16383, 896 + HIGH)),
+    *(("sendmsg", (fd, 0x1000, 0), False) for fd in (895, 1024, 15359, 16384, 0x7FFFFFFF, 0xFFFFFFFF)),
+    *(("sendmmsg", (fd, 0x1000, 1, 0), fd == 896) for fd in (895, 896, 1024)),
     ("sendmmsg", (3, 0x1000, 2, 0), False),
     ("sendmmsg", (3, 0x1000, 0x20000000, 0), False),  # how many, no flags
     ("sendmmsg", (3, 0x1000, 2, 0x20000000), True),
