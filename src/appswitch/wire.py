@@ -11,7 +11,7 @@ import msgspec
 
 from appswitch.model import AppRow, AppSpec, ConnectionRow, ServerRow, SocketRow
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
 
 
