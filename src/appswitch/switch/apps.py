@@ -25,7 +25,7 @@ class App:
     __slots__ = (
         "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests",
         "home", "host_ports", "id", "ips",
-        "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec",
+        "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec", "stand_ins",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:
@@ -39,6 +39,7 @@ class App:
         self.labels: Labels = frozenset(spec.labels.items())
         self.home = home  # its network namespace; None: the host's
         self.guests: Counter[Address] = Counter()  # sockets of others in there, by their addresses
+        self.stand_ins: Counter[tuple[Address, int]] = Counter()  # see switch/relay.py: for a peer, of an own port
         self.nameservers: dict[bytes, Address] = {}  # at home, with where they listen for TCP
         self.host_ports = {port.internal: port.host_port for port in spec.host_ports}
         self.rules = compile_rules(spec.egress)
@@ -70,6 +71,10 @@ class App:
             if len(ip) == size:
                 return ip
         return node.get(size) or loopback_like(to)
+
+    def is_here(self, peer: Address, port: int) -> bool:
+        """Whether a socket with the app's ``port`` reaches ``peer`` in its namespace: a guest, or its own stand-in."""
+        return peer in self.guests or (peer, port) in self.stand_ins
 
     def welcome(self, guest: Address) -> None:
         """A socket of another app lives in its namespace from now on."""

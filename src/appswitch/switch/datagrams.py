@@ -251,9 +251,9 @@ class Datagrams:
     def aim(self, datagram: Datagram, raw: bytes) -> Target:
         """Where datagrams of a socket to a sockaddr go: to guests from where it is, to all others as `target` says."""
         app = datagram.app
-        if app.guests and datagram.at_home:
+        if datagram.at_home and (app.guests or app.stand_ins):
             to = _address(raw)
-            if to is not None and to in app.guests:
+            if to is not None and app.is_here(to, datagram.bound.port if datagram.bound is not None else 0):
                 return Target(to, True, (), 0)
         return self.target(app, raw)
 

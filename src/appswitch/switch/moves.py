@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, is_any
+from appswitch.address import LOOPBACK6, Address, is_any
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch.apps import App
@@ -22,7 +22,7 @@ from appswitch.switch.datagrams import (
     Datagram,
     Target,
 )
-from appswitch.switch.relay import at_any_address
+from appswitch.switch.relay import at_any_address, share_port
 from appswitch.switch.swap import swap
 from appswitch.switch.waiters import waits_elsewhere
 
@@ -51,6 +51,8 @@ def place_of(switch: Switch, datagram: Datagram, target: Target) -> App | None:
     """One of the places where the target is: the present one if it is among them."""
     if target.home:
         return datagram.app if datagram.app.home is not None else None
+    if datagram.at_home and datagram.bound is not None and datagram.bound.ip == LOOPBACK6:
+        return datagram.app  # what it sends is lost, as on a host
     if not target.apps:
         return None
     if datagram.place in target.apps:
@@ -110,9 +112,14 @@ def _own_address(switch: Switch, fd: Fd, datagram: Datagram, target: Target) -> 
 def _bind_guest(made: Fd, family: int, own: Address) -> int:
     """The port that it had, or (a stranger has it) any other."""
     at_any_address(made, family)
-    error = _kernel.bind(made, sockaddr.encode(family, own))
+    error = errno.EADDRINUSE
+    if own.port:
+        share_port(made)
+        error = _kernel.bind(made, sockaddr.encode(family, own))
     if error == errno.EADDRINUSE:
+        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, bytes(4))
         error = _kernel.bind(made, sockaddr.encode(family, Address(own.ip, 0)))
+        share_port(made)
     return error
 
 

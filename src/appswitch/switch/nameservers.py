@@ -20,7 +20,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.switch.apps import App
 from appswitch.switch.datagrams import DGRAM, DNS_PORT
-from appswitch.switch.relay import at_any_address, family_of
+from appswitch.switch.relay import at_any_address, family_of, share_port
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -80,6 +80,7 @@ def _make(app: App, ip: bytes) -> tuple[Fd, Fd]:
     family = family_of(ip)
     udp = app.home.socket(family, DGRAM | _NONBLOCK)
     at_any_address(udp, family)
+    share_port(udp)
     tcp = app.home.socket(AF_INET, _STREAM | _NONBLOCK)
     for error in (
         _kernel.bind(udp, sockaddr.encode(family, Address(ip, DNS_PORT))),

@@ -42,8 +42,16 @@ def at_any_address(fd: Fd, family: int) -> None:
     options = ((SOL_IP, IP_FREEBIND), (SOL_IP, IP_TRANSPARENT))
     if family == AF_INET6:
         options = ((SOL_IPV6, IPV6_FREEBIND), (SOL_IPV6, IPV6_TRANSPARENT))
-    for level, name in (*options, (SOL_SOCKET, SO_REUSEADDR)):
+    for level, name in options:
         _kernel.setsockopt(fd, level, name, _ON)
+
+
+def share_port(fd: Fd) -> None:
+    """Let others have the same port at other addresses, the wildcard included: for sockets that bind to a given port.
+
+    Not before a bind to port 0, which would then find ports free that are not.
+    """
+    _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
 
 
 def family_of(ip: bytes) -> int:
@@ -160,6 +168,7 @@ class Relay:
             return errno.ENETUNREACH
         fd = place.home.socket(family, DGRAM | _NONBLOCK)
         at_any_address(fd, family)
+        share_port(fd)
         own = self._own(datagram, family)
         error = _kernel.bind(fd, sockaddr.encode(family, own))
         if not error:
@@ -186,6 +195,7 @@ class Relay:
         family = family_of(peer.ip)
         fd = app.home.socket(family, DGRAM | _NONBLOCK)
         at_any_address(fd, family)
+        share_port(fd)
         own = self._own(far.datagram, family)
         if is_loopback(peer.ip) and far.datagram.bound is not None and is_any(far.datagram.bound.ip):
             own = Address(loopback_like(peer.ip), own.port)  # a program of the host: the reply comes from loopback, too
@@ -193,7 +203,7 @@ class Relay:
         if error:
             self._switch.log("no stand-in", app=app.spec.appid, peer=str(peer), error=errno.errorcode.get(error, error))
             return None
-        app.welcome(peer)
+        app.stand_ins[peer, own.port] += 1
         made = far.peers[peer] = _StandIn(fd, control)
         self._loop.watch(fd, select.EPOLLIN, lambda _events: self._outwards(far, peer, made))
         if len(far.peers) > PEERS:
@@ -226,7 +236,9 @@ class Relay:
 
     def _drop(self, far: _Far, peer: Address) -> None:
         gone = far.peers.pop(peer)
-        far.datagram.app.dismiss(peer)
+        bound = far.datagram.bound
+        if bound is not None:
+            del far.datagram.app.stand_ins[peer, bound.port]
         self._switch.datagrams.steady.clear()  # it may have been sent to without a look
         self._loop.unwatch(gone.fd)
         gone.fd.close()

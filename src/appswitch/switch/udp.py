@@ -196,8 +196,8 @@ def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: b
 def _forbidden(datagram: Datagram, target: Target) -> int:
     """Rules say no; or, as ip_route_output_key() has it, from a loopback address there is no way out."""
     bound = datagram.bound
-    if not target.home and not target.error and bound is not None and is_loopback(bound.ip):
-        return errno.EINVAL if len(bound.ip) == 4 else errno.ENETUNREACH
+    if not target.home and not target.error and bound is not None and len(bound.ip) == 4 and is_loopback(bound.ip):
+        return errno.EINVAL
     return target.error
 
 
