@@ -461,11 +461,17 @@ def test_getifaddrs(daemon: Daemon, addresses: Addresses) -> None:
     assert set(daemon.run(*words, ip=four).stdout.split()) == {"127.0.0.1", "::1", four}
 
 
-@pytest.mark.parametrize("command", [["ip", "-o", "addr"], ["hostname", "-I"]], ids=["ip", "hostname"])
-def test_tools_that_show_addresses(daemon: Daemon, addresses: Addresses, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(["ip", "-o", "addr"], ()), (["hostname", "-I"], ("--interface", "eth0"))],  # hostname leaves lo out
+    ids=["ip", "hostname"],
+)
+def test_tools_that_show_addresses(
+    daemon: Daemon, addresses: Addresses, command: list[str], options: tuple[str, ...]
+) -> None:
     """ip(8) and hostname(1) see what getifaddrs sees."""
     four, six = addresses.v4(), addresses.v6()
-    told = daemon.run(*command, ip=[four, six]).stdout
+    told = daemon.run(*command, ip=[four, six], options=options).stdout
     found = set(re.findall(r"\b(?:\d+\.){3}\d+\b", told)) | set(re.findall(r"\bfd00:[0-9a-f:]+", told))
     assert found - {"127.0.0.1"} == {four, six}, told
 

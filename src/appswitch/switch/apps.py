@@ -23,9 +23,8 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests",
-        "home", "host_ports", "id", "ips",
-        "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec", "stand_ins",
+        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id",
+        "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec", "stand_ins",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:
@@ -71,10 +70,6 @@ class App:
             if len(ip) == size:
                 return ip
         return node.get(size) or loopback_like(to)
-
-    def is_here(self, peer: Address, port: int) -> bool:
-        """Whether a socket with the app's ``port`` reaches ``peer`` in its namespace: a guest, or its own stand-in."""
-        return peer in self.guests or (peer, port) in self.stand_ins
 
     def welcome(self, guest: Address) -> None:
         """A socket of another app lives in its namespace from now on."""

@@ -251,11 +251,15 @@ class Datagrams:
     def aim(self, datagram: Datagram, raw: bytes) -> Target:
         """Where datagrams of a socket to a sockaddr go: to guests from where it is, to all others as `target` says."""
         app = datagram.app
-        if datagram.at_home and (app.guests or app.stand_ins):
-            to = _address(raw)
-            if to is not None and app.is_here(to, datagram.bound.port if datagram.bound is not None else 0):
-                return Target(to, True, (), 0)
-        return self.target(app, raw)
+        to = _address(raw) if datagram.at_home and (app.guests or app.stand_ins) else None
+        if to is None:
+            return self.target(app, raw)
+        here = Target(to, True, (), 0)
+        if to in app.guests:
+            return here
+        target = self.target(app, raw)
+        port = datagram.bound.port if datagram.bound is not None else 0
+        return here if (to, port) in app.stand_ins and not target.apps else target
 
     def target(self, app: App, raw: bytes) -> Target:
         """Where datagrams of ``app`` to a sockaddr go. What is no address is sent at home, where the kernel says so."""

@@ -71,6 +71,8 @@ class Doors:
         actual = Address(ip_bytes(expose.host_ip), expose.host_port)
         if any(other.app is not service.app for other in self._exposed_at(actual)):
             return errno.EADDRINUSE  # SO_REUSEPORT would share it, and we are one user to the kernel
+        if any(_other_family(service, other) for other in self._exposed_at(actual)):
+            return 0  # one socket for IPv4 and one for IPv6, as servers have them: the first has the door
         opened = self._listen(actual, service.backlog, shared=service.socket.reuseport)
         if isinstance(opened, int):
             return opened
@@ -190,3 +192,8 @@ class Doors:
                     yield ports[index]
                     break
                 index -= len(ports)
+
+
+def _other_family(one: Service, other: Service) -> bool:
+    """Whether two listeners share a port because one of them is for IPv6 only."""
+    return len(one.endpoint.bound.ip) != len(other.endpoint.bound.ip) and (one.socket.v6only or other.socket.v6only)

@@ -197,7 +197,7 @@ def _retreat(switch: Switch, use: Use) -> int:
     if isinstance(raw, int):
         return raw
     own = sockaddr.decode(raw)
-    if was is None or is_any(own.ip):
+    if datagram.bound is None or is_any(datagram.bound.ip):
         own = Address(bytes(4 if datagram.family == AF_INET else 16), own.port)
     far = Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
     made = app.home.socket(datagram.family, DGRAM)

@@ -153,12 +153,23 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
     return 0
 
 
+def _hears(datagram: Datagram, version6: bool) -> bool:
+    """Whether a socket can receive from peers with addresses of IPv6, or of IPv4."""
+    assert datagram.bound is not None
+    ip = datagram.bound.ip
+    return len(ip) == 16 if version6 else len(ip) == 4 or (is_any(ip) and not datagram.v6only)
+
+
 def exposures(datagram: Datagram) -> list[Expose]:
     """What `--expose` says of a bound socket."""
     bound = datagram.bound
     if bound is None or is_loopback(bound.ip):
         return []
-    return [e for e in datagram.app.spec.expose if e.internal == bound.port and e.protocol != "tcp"]
+    return [
+        e
+        for e in datagram.app.spec.expose
+        if e.internal == bound.port and e.protocol != "tcp" and _hears(datagram, ":" in e.host_ip)
+    ]
 
 
 # -- connect(2)
@@ -202,7 +213,10 @@ def _forbidden(datagram: Datagram, target: Target) -> int:
 
 
 def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Datagram | None:
-    """The entry of a UDP socket, None for other files. Where its peer's app has gone, it is pointed at a living one."""
+    """The entry of a UDP socket, None for other files. Where its peer's app has gone, it is pointed at a living one.
+
+    ``fd`` may be closed then: another socket has taken its place.
+    """
     datagram = switch.datagrams.by_cookie.get(cookie)
     if datagram is None or datagram.asked is None or datagram.place is None or datagram.place is datagram.app:
         return datagram
@@ -251,6 +265,7 @@ def sendmmsg(switch: Switch, use: Use) -> Outcome:
     if use.datagram.place is not None and all(_is_near(switch, use, message.name) for message in messages):
         return CONTINUE
     for index, (address, message) in enumerate(zip(places, messages, strict=True)):
+        use = use._replace(fd=call.fetch()[0])  # the one before may have moved it
         sent = _steer(switch, use, message.name) if message.name else CONTINUE
         if sent == CONTINUE:
             sent = _transmit(switch, call, message)
@@ -366,7 +381,7 @@ def getsockname(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) ->
     datagram = refresh(switch, call, fd, cookie, status)
     if datagram is None or datagram.at_home or datagram.source is None:
         return CONTINUE
-    raw = _kernel.getsockname(fd)
+    raw = _kernel.getsockname(call.fetch()[0])
     if isinstance(raw, int):
         return -raw
     shown = Address(datagram.source.ip, sockaddr.decode(raw).port)
@@ -381,7 +396,7 @@ def getpeername(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) ->
     datagram = refresh(switch, call, fd, cookie, status)
     if datagram is None or datagram.place is not None or datagram.asked is None:
         return CONTINUE
-    if isinstance(_kernel.getpeername(fd), int):
+    if isinstance(_kernel.getpeername(call.fetch()[0]), int):
         return -errno.ENOTCONN
     call.write_result(call.args[1], call.args[2], sockaddr.encode(datagram.family, datagram.asked))
     return 0
