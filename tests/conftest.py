@@ -16,7 +16,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup(1) leaves it no shell could trap it: sh(1), "trap"
+# As nohup(1) or the background of a shell leaves them, no program could be tried with them: sh(1), "trap".
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 from harness import Addresses, Daemon, Rootless, marks  # noqa: E402 - found through the line above
 
