@@ -17,8 +17,8 @@ from appswitch.routing.table import Endpoint, Table
 from appswitch.switch import naming
 from appswitch.switch.apps import App
 from appswitch.switch.call import Failed
+from appswitch.switch.datagrams import DNS_PORT
 
-DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
 
 
