@@ -138,4 +138,57 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
     proto: Protocol
     client: str  # virtual "ip:port"
     server: str  # virtual "ip:port"
-    transport: Transport | Literal["udp"]
+    transport: Transport | Literal["udp", "splice"]
+    vservice: str = ""  # by which it was reached
+    backend: str = ""  # "ip:port" of the vservice's backend: virtual, or outside
+    protocol: str = ""  # what was peeked, as `routing.l7` names it
+    attributes: dict[str, str] = {}
+    since: float = 0.0  # seconds since the epoch; 0: not known
+    # Of TCP, from sock_diag(7); None where there is no TCP (Unix sockets keep no count).
+    bytes_sent: int | None = None  # by the client
+    bytes_received: int | None = None
+    rtt: int | None = None  # microseconds
+    retransmits: int | None = None  # segments
+
+
+FlowVerdict = Literal["allowed", "denied", "refused", "waiting", "timed out"]
+
+
+class FlowRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision about one connection."""
+
+    time: float  # seconds since the epoch
+    proto: Protocol
+    verdict: FlowVerdict
+    client_app: int  # 0: not an app
+    server_app: int  # 0: not an app, or nobody
+    client: str  # virtual "ip:port"
+    server: str  # virtual "ip:port" that the client asked for
+    vservice: str = ""
+    backend: str = ""
+    rule: str = ""  # policy, route or limit that decided
+    error: str = ""  # "EACCES"
+    dry_run: bool = False  # would have been denied
+    protocol: str = ""  # peeked
+    attributes: dict[str, str] = {}
+    transport: Transport | Literal["", "udp", "splice"] = ""
+    waited: float = 0.0  # seconds: for a service to come up, for first bytes
+
+
+class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend of a vservice or reference, and how it is doing."""
+
+    vservice: str
+    port: int  # virtual
+    route: str = ""  # of the L7 route that it belongs to
+    backend: str  # "ip:port", virtual or outside; "?" for a spec that nobody matches yet
+    spec: str  # as it was configured: "10.1.0.1", "name=web", "app=web,zone=a"
+    app_id: int  # 0: outside, or nobody yet
+    state: Literal["healthy", "ejected", "draining", "down", "unknown"]
+    weight: int
+    priority: int
+    locality: str
+    active: int  # connections
+    total: int  # connections so far
+    failures: int
+    ejected_for: float = 0.0  # seconds that are left

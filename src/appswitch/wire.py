@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from appswitch.model import AppRow, AppSpec, ConnectionRow, ServerRow, SocketRow
+from appswitch.model import AppRow, AppSpec, BackendRow, ConnectionRow, FlowRow, Protocol, ServerRow, SocketRow
+from appswitch.resources import Policy, Reference, VService
 
-VERSION = 2
+VERSION = 3
 MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
 
 
@@ -41,15 +42,56 @@ class Permit(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
+class Configure(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What users have configured: control sends all of it whenever it has connected, and then each change.
+
+    A large configuration comes in several messages: ``reset`` in the first, ``done`` in the last. Until a switch has
+    got the first whole one it decides nothing. An entry replaces the one of its kind and name.
+    """
+
+    seq: int
+    reset: bool = False  # forget everything that was configured before
+    done: bool = True
+    vservices: tuple[VService, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    references: tuple[Reference, ...] = ()
+    remove: tuple[tuple[str, str], ...] = ()  # (kind, name)
+
+
+class Follow(msgspec.Struct, frozen=True, tag=True):
+    """Send `FlowSeen` for every connection from now on, or no longer."""
+
+    seq: int
+    flows: bool
+
+
+class Kill(msgspec.Struct, frozen=True, tag=True):
+    """Close the established connections that policies now forbid. Answered when done: `Killed`."""
+
+    seq: int
+
+
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """Ask for rows of one of: apps, servers, sockets, connections, stats."""
+    """Ask for rows of one of: apps, servers, sockets, connections, backends, stats."""
 
     seq: int
     what: str
 
 
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """Ask what would become of a connection, step by step: `Explained`."""
+
+    seq: int
+    client: int  # app id
+    to: str  # "10.1.0.1:80"
+    protocol: Protocol = "tcp"
+    uid: int | None = None
+    executable: str | None = None
+    attributes: dict[str, str] = {}  # of L7, as if they had been peeked
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The reply to all but `Query`. ``error`` is empty on success, else a slug and its explanation."""
+    """The reply to all that have none of their own. ``error`` is empty on success, else a slug and its explanation."""
 
     seq: int
     error: str = ""
@@ -64,7 +106,25 @@ class Rows(msgspec.Struct, frozen=True, tag=True):
     servers: tuple[ServerRow, ...] = ()
     sockets: tuple[SocketRow, ...] = ()
     connections: tuple[ConnectionRow, ...] = ()
+    backends: tuple[BackendRow, ...] = ()
     stats: dict[str, float] = {}
+
+
+class Killed(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Kill`: the connections that were closed."""
+
+    seq: int
+    connections: tuple[ConnectionRow, ...] = ()
+
+
+class Explained(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Explain`: sentences in the order of the decision, and its outcome."""
+
+    seq: int
+    allowed: bool
+    steps: tuple[str, ...]
+    rule: str = ""  # the policy that decided, if one did
+    error: str = ""  # the errno of a denial
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -100,6 +160,12 @@ class ServerDown(msgspec.Struct, frozen=True, tag=True):
     row: ServerRow
 
 
+class FlowSeen(msgspec.Struct, frozen=True, tag=True):
+    """A connection was decided. Only while somebody follows (`Follow`), but denials always."""
+
+    row: FlowRow
+
+
 class NameServer(msgspec.Struct, frozen=True):
     """Sockets in an app's own network namespace that stand for one of its `AppSpec.nameservers`.
 
@@ -113,8 +179,9 @@ class NameServer(msgspec.Struct, frozen=True):
     address: str
 
 
-ToSwitch = Register | Forget | Permit | Query
-ToControl = Done | Rows | Welcome | AppChanged | AppGone | ServerUp | ServerDown
+ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Explain | Query
+Reply = Done | Rows | Killed | Explained
+ToControl = Reply | Welcome | AppChanged | AppGone | ServerUp | ServerDown | FlowSeen
 
 _encoder = msgspec.msgpack.Encoder()
 _to_switch: msgspec.msgpack.Decoder[ToSwitch] = msgspec.msgpack.Decoder(ToSwitch)

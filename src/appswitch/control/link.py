@@ -19,7 +19,7 @@ from appswitch import wire
 from appswitch.model import AppPhase, AppRow, AppSpec, ServerRow
 
 ServerKey = tuple[int, str, str, int, float]
-Event = wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown
+Event = wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown | wire.FlowSeen
 
 TIMEOUT = 5.0  # seconds a request may take, a reconnection included
 RETRY = (0.02, 1.0)  # seconds between attempts to connect: the first, the longest
@@ -83,7 +83,7 @@ class SwitchLink:
         self._timeout = timeout
         self._seq = itertools.count(1)
         self._writer: asyncio.StreamWriter | None = None
-        self._waiting: dict[int, asyncio.Future[wire.Done | wire.Rows]] = {}
+        self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
         self._registering: dict[int, AppSpec] = {}
         self._watches: set[Watch] = set()
 
@@ -130,7 +130,7 @@ class SwitchLink:
         assert isinstance(answer, wire.Rows)
         return answer
 
-    async def _repeat(self, request: Callable[[int], wire.ToSwitch]) -> wire.Done | wire.Rows:
+    async def _repeat(self, request: Callable[[int], wire.ToSwitch]) -> wire.Reply:
         async with self._deadline():
             while True:
                 await self.connected.wait()
@@ -146,10 +146,10 @@ class SwitchLink:
         except TimeoutError:
             raise SwitchDownError(f"the switch did not answer within {self._timeout:g} s") from None
 
-    async def _ask(self, seq: int, request: wire.ToSwitch) -> wire.Done | wire.Rows:
+    async def _ask(self, seq: int, request: wire.ToSwitch) -> wire.Reply:
         """Raises ConnectionResetError when the connection goes before the answer comes."""
         assert self._writer is not None
-        future: asyncio.Future[wire.Done | wire.Rows] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[wire.Reply] = asyncio.get_running_loop().create_future()
         self._waiting[seq] = future
         try:
             self._writer.write(wire.frame(request))
@@ -219,7 +219,7 @@ class SwitchLink:
             self._welcome(message, writer)
         elif self._writer is None:
             raise ValueError(f"{type(message).__name__} before Welcome")
-        elif isinstance(message, wire.Done | wire.Rows):
+        elif isinstance(message, wire.Reply):
             self._answer(message)
         else:
             self._apply(message)
@@ -244,7 +244,7 @@ class SwitchLink:
         events += [wire.ServerUp(row) for key, row in servers.items() if self.servers.get(key) != row]
         return events
 
-    def _answer(self, message: wire.Done | wire.Rows) -> None:
+    def _answer(self, message: wire.Reply) -> None:
         app = self._registering.get(message.seq)
         if app is not None and isinstance(message, wire.Done) and not message.error and app.id not in self.apps:
             # Here and not where the answer is awaited: the app's first events may be right behind it.

@@ -86,6 +86,8 @@ class Channel:
                 return wire.Done(seq=seq)
             case wire.Query(seq=seq, what=what):
                 return self._rows(seq, what)
+            case _:
+                return wire.Done(seq=message.seq, error="unknown-request", detail=type(message).__name__)
 
     def _rows(self, seq: int, what: str) -> wire.ToControl:
         switch = self._switch

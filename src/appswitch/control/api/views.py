@@ -101,7 +101,7 @@ class Connection(View):
     client_appid: AppId | None
     server_app: int = Field(description="0: the host or beyond.")
     server_appid: AppId | None
-    transport: Transport | Literal["udp"]
+    transport: Transport | Literal["udp", "splice"]
 
 
 class Apps(View):
