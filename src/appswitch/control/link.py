@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 import structlog
 
 from appswitch import wire
-from appswitch.model import AppPhase, AppRow, AppSpec, ServerRow
+from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, FlowRow, ServerRow
 
 ServerKey = tuple[int, str, str, int, float]
-Event = wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown | wire.FlowSeen
+Event = wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown
 
 TIMEOUT = 5.0  # seconds a request may take, a reconnection included
+KILL_TIMEOUT = 60.0  # seconds to look through all processes of the host
 RETRY = (0.02, 1.0)  # seconds between attempts to connect: the first, the longest
 BACKLOG = 10_000  # events that a watcher may be behind before it is cut off
 
@@ -37,17 +39,20 @@ class SwitchDownError(Exception):
     """The switch did not answer in time. It is being restarted, or hangs."""
 
 
-class Watch:
+T = TypeVar("T")
+
+
+class Watch(Generic[T]):
     """The events since it was made, for one watcher. `next` raises StopAsyncIteration when it is cut off."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
+        self._queue: asyncio.Queue[T | None] = asyncio.Queue(BACKLOG)
         self._over = False
 
-    def __aiter__(self) -> Watch:
+    def __aiter__(self) -> Watch[T]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> T:
         if self._over and self._queue.empty():
             raise StopAsyncIteration
         event = await self._queue.get()
@@ -55,7 +60,7 @@ class Watch:
             raise StopAsyncIteration
         return event
 
-    def put(self, event: Event) -> None:
+    def put(self, event: T) -> None:
         """Hand an event over, or cut the watcher off: it has fallen too far behind, and must start anew."""
         if not self._over:
             try:
@@ -79,13 +84,18 @@ class SwitchLink:
         self.pid = 0  # of the switch, 0 while it is away
         self.connected = asyncio.Event()
         self.stopping = False  # the switch may go, too: that is nothing to report
+        # All that users have configured, for a switch that was just connected to: the first message resets, the last is
+        # ``done``. Their ``seq`` is 0: nobody waits for the replies.
+        self.configuration: Callable[[], Iterable[wire.Configure]] = lambda: (wire.Configure(seq=0, reset=True),)
+        self.on_flow: Callable[[FlowRow], None] = lambda _row: None  # every one that comes, followed or not
         self._path = path
         self._timeout = timeout
         self._seq = itertools.count(1)
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
         self._registering: dict[int, AppSpec] = {}
-        self._watches: set[Watch] = set()
+        self._watches: set[Watch[Event]] = set()
+        self._followers: set[Watch[FlowRow]] = set()
 
     # Requests
 
@@ -124,14 +134,34 @@ class SwitchLink:
         assert isinstance(answer, wire.Done)
         return answer
 
+    async def configure(self, change: Callable[[int], wire.Configure]) -> None:
+        """Tell of a change, made by ``change`` with the seq to use. Raises SwitchDownError.
+
+        A switch that was restarted meanwhile has got all of it, the change included, from `configuration`: being told
+        again changes nothing.
+        """
+        await self._repeat(change)
+
+    async def explain(self, question: Callable[[int], wire.Explain]) -> wire.Explained | wire.Done:
+        """What would become of a connection; Done with an error if that cannot be told. Raises SwitchDownError."""
+        answer = await self._repeat(question)
+        assert isinstance(answer, wire.Explained | wire.Done)
+        return answer
+
+    async def kill_forbidden(self) -> tuple[ConnectionRow, ...]:
+        """Close the established connections that policies now forbid. Raises SwitchDownError."""
+        answer = await self._repeat(lambda seq: wire.Kill(seq=seq), KILL_TIMEOUT)
+        assert isinstance(answer, wire.Killed)
+        return answer.connections
+
     async def query(self, what: str) -> wire.Rows:
-        """Rows that are not mirrored: sockets, connections, stats. Raises SwitchDownError."""
+        """Rows that are not mirrored: sockets, connections, backends, stats. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Query(seq=seq, what=what))
         assert isinstance(answer, wire.Rows)
         return answer
 
-    async def _repeat(self, request: Callable[[int], wire.ToSwitch]) -> wire.Reply:
-        async with self._deadline():
+    async def _repeat(self, request: Callable[[int], wire.ToSwitch], patience: float | None = None) -> wire.Reply:
+        async with self._deadline(patience):
             while True:
                 await self.connected.wait()
                 seq = next(self._seq)
@@ -139,12 +169,13 @@ class SwitchLink:
                     return await self._ask(seq, request(seq))
 
     @contextlib.asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _deadline(self, patience: float | None = None) -> AsyncIterator[None]:
+        seconds = self._timeout if patience is None else patience
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise SwitchDownError(f"the switch did not answer within {self._timeout:g} s") from None
+            raise SwitchDownError(f"the switch did not answer within {seconds:g} s") from None
 
     async def _ask(self, seq: int, request: wire.ToSwitch) -> wire.Reply:
         """Raises ConnectionResetError when the connection goes before the answer comes."""
@@ -161,19 +192,37 @@ class SwitchLink:
     # Watching
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[Watch]:
+    def watch(self) -> Iterator[Watch[Event]]:
         """All events from now on. What is read from the mirror before the next await belongs to the time before."""
-        watch = Watch()
+        watch: Watch[Event] = Watch()
         self._watches.add(watch)
         try:
             yield watch
         finally:
             self._watches.discard(watch)
 
+    @contextlib.contextmanager
+    def follow(self) -> Iterator[Watch[FlowRow]]:
+        """Every decision about a connection from now on. The switch reports them as long as somebody follows."""
+        watch: Watch[FlowRow] = Watch()
+        self._followers.add(watch)
+        self._tell_whether_followed()
+        try:
+            yield watch
+        finally:
+            self._followers.discard(watch)
+            self._tell_whether_followed()
+
+    def _tell_whether_followed(self) -> None:
+        if self._writer is not None:
+            self._writer.write(wire.frame(wire.Follow(seq=0, flows=bool(self._followers))))
+
     def close_watches(self) -> None:
         """End every watch: control is about to stop."""
         for watch in self._watches:
             watch.close()
+        for follower in self._followers:
+            follower.close()
 
     # The connection
 
@@ -221,6 +270,8 @@ class SwitchLink:
             raise ValueError(f"{type(message).__name__} before Welcome")
         elif isinstance(message, wire.Reply):
             self._answer(message)
+        elif isinstance(message, wire.FlowSeen):
+            self._flow(message.row)
         else:
             self._apply(message)
 
@@ -230,6 +281,10 @@ class SwitchLink:
         for event in self._differences(message):
             self._apply(event)
         self._writer = writer
+        for part in self.configuration():  # before anything else is asked: requests are carried out in their order
+            writer.write(wire.frame(part))
+        if self._followers:
+            self._tell_whether_followed()
         self.pid = message.pid
         self.connected.set()
         _log.info("connected to the switch", pid=message.pid, apps=len(message.apps), servers=len(message.servers))
@@ -243,6 +298,11 @@ class SwitchLink:
         events += [wire.AppChanged(row) for app_id, row in apps.items() if self.apps.get(app_id) != row]
         events += [wire.ServerUp(row) for key, row in servers.items() if self.servers.get(key) != row]
         return events
+
+    def _flow(self, row: FlowRow) -> None:
+        self.on_flow(row)
+        for watch in self._followers:
+            watch.put(row)
 
     def _answer(self, message: wire.Reply) -> None:
         app = self._registering.get(message.seq)

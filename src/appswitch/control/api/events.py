@@ -94,8 +94,6 @@ class _Filter:
                 return self._server("server-up", row, app)
             case ServerDown(row):
                 return self._server("server-down", row, self._owners.pop(server_key(row), None))
-            case _:
-                return None
 
     def _when(self, what: What, app: AppSpec | None, view: dict[str, Any]) -> dict[str, Any] | None:
         return view if self._what in (None, what) and self._caller.sees(app) else None
