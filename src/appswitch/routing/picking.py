@@ -1,0 +1,202 @@
+"""The algorithms: one backend of a pool of equals. What they remember of backends is in the backends' records.
+
+So nothing is lost or favoured when pools change; what is derived from a pool (an order, a table) is its memo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from typing import Protocol
+
+from appswitch.resources import LbType
+from appswitch.routing.hashing import Maglev, Members, Ring, Table, digest, rendezvous
+from appswitch.routing.health import Record
+from appswitch.routing.pools import Candidate, Pool
+
+Draw = Callable[[int], int]  # draw(n): one of 0..n-1, each as likely
+
+ALL_LOOKED_AT = 32  # backends up to which LeastConnections looks at all; beyond, at two of them
+TABLES = 4  # that a balancer keeps: of priorities and localities, and for backends that come and go
+STEPS = 256  # over unusable slots; who walks further has hardly anybody left to choose from
+
+
+class Picker(Protocol):
+    """An algorithm, with its state for one balancer."""
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """One of the pool's usable backends; None if all are excluded."""
+
+
+class Random:
+    """Each as likely as any."""
+
+    __slots__ = ()
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """As `Picker`."""
+        usable = pool.usable
+        if exclude:
+            usable = tuple(candidate for candidate in usable if candidate.key not in exclude)
+        return usable[draw(len(usable))] if usable else None
+
+
+class RoundRobin:
+    """Whose turn was longest ago. A newcomer is last in line, and who begins is drawn.
+
+    Were a newcomer first, coming and going would be rewarded; were it always the first backend that begins, it would
+    get the first connection of every node.
+    """
+
+    __slots__ = ("_turn",)
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """As `Picker`. Excluded ones lose their turn: another attempt of the same connection had it."""
+        line = pool.memo
+        if not isinstance(line, _Line):
+            line = pool.memo = _Line(pool, 0 if self._turn else draw(len(pool.usable)), self._turn)
+        for _ in pool.usable:
+            candidate, record = line.next()
+            if candidate.key not in exclude:
+                self._turn += 1
+                record.turn = self._turn
+                return candidate
+        return None
+
+
+class _Line:
+    __slots__ = ("_at", "_order")
+
+    def __init__(self, pool: Pool, first: int, turn: int) -> None:
+        for record in pool.records:
+            if record.turn < 0:
+                record.turn = turn
+        pairs = zip(pool.usable, pool.records, strict=True)
+        self._order: list[tuple[Candidate, Record]] = sorted(pairs, key=lambda pair: pair[1].turn)
+        self._at = first
+
+    def next(self) -> tuple[Candidate, Record]:
+        at = self._at
+        self._at = at + 1 if at + 1 < len(self._order) else 0
+        return self._order[at]
+
+
+class LeastConnections:
+    """Who has the fewest, pending ones included; ties are drawn. Of very many, the better of two that are drawn.
+
+    Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (IEEE TPDS 12(10), 2001).
+    """
+
+    __slots__ = ()
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """As `Picker`."""
+        rest = pool.without(exclude) if exclude else pool
+        if rest is None:
+            return None
+        records, count = rest.records, len(rest.records)
+        if count > ALL_LOOKED_AT:
+            one, other = draw(count), draw(count - 1)
+            other += other >= one
+            better = min(one, other, key=lambda at: records[at].active + records[at].pending)
+            return rest.usable[better]
+        loads = [record.active + record.pending for record in records]
+        least = min(loads)
+        tied = [at for at, load in enumerate(loads) if load == least]
+        return rest.usable[tied[draw(len(tied))]]
+
+
+class Weighted:
+    """Smooth weighted round robin as nginx does it: weights 5, 1, 1 give a a b a c a a, not a a a a a b c.
+
+    Everyone gets its weight in credit, who has most is chosen and pays the sum of weights. Takes time in proportion
+    to the number of backends.
+    """
+
+    __slots__ = ()
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """As `Picker`."""
+        rest = pool.without(exclude) if exclude else pool
+        if rest is None:
+            return None
+        total = rest.memo
+        if not isinstance(total, int):
+            total = rest.memo = sum(candidate.weight for candidate in rest.usable)
+            _give_newcomers_the_mean(rest.records)
+        chosen, payer, most = None, None, 0
+        for candidate, record in zip(rest.usable, rest.records, strict=True):
+            assert record.credit is not None
+            record.credit = credit = record.credit + candidate.weight
+            if payer is None or credit > most:
+                chosen, payer, most = candidate, record, credit
+        assert payer is not None
+        payer.credit = most - total
+        return chosen
+
+
+def _give_newcomers_the_mean(records: list[Record]) -> None:
+    """Only differences of credit matter, and the sum is zero only as long as nobody leaves."""
+    known = [record.credit for record in records if record.credit is not None]
+    mean = sum(known) // len(known) if known else 0
+    for record in records:
+        if record.credit is None:
+            record.credit = mean
+
+
+class Hashed:
+    """Whoever owns the key in a table; where that one cannot be used, the owner of a slot behind. No key: drawn."""
+
+    __slots__ = ("_make", "_tables")
+
+    def __init__(self, make: Callable[[Members], Table]) -> None:
+        self._make = make
+        self._tables: dict[Members, Table] = {}
+
+    def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
+        """As `Picker`."""
+        if not key:
+            return Random().pick(pool, draw, key, exclude)
+        found = pool.memo
+        if not isinstance(found, _Owned):
+            found = pool.memo = _Owned(self._table(pool), pool)
+        return found.owner(digest(key), exclude)
+
+    def _table(self, pool: Pool) -> Table:
+        members = tuple((candidate.key, candidate.weight) for candidate in pool.members)
+        table = self._tables.pop(members, None) or self._make(members)
+        if len(self._tables) >= TABLES:
+            del self._tables[next(iter(self._tables))]
+        self._tables[members] = table
+        return table
+
+
+class _Owned:
+    """A table, and who of its owners is usable."""
+
+    __slots__ = ("_table", "_usable")
+
+    def __init__(self, table: Table, pool: Pool) -> None:
+        self._table = table
+        self._usable: dict[Hashable, Candidate] = {candidate.key: candidate for candidate in pool.usable}
+
+    def owner(self, point: int, exclude: Collection[Hashable]) -> Candidate | None:
+        owners, at = self._table.owners, self._table.slot(point)
+        for step in range(at, at + STEPS):
+            key = owners[step % len(owners)]
+            if key in self._usable and key not in exclude:
+                return self._usable[key]
+        rest = [key for key in self._usable if key not in exclude]
+        return self._usable[rendezvous(point, rest)] if rest else None
+
+
+PICKERS: dict[LbType, Callable[[], Picker]] = {
+    "Random": Random,
+    "RoundRobin": RoundRobin,
+    "LeastConnections": LeastConnections,
+    "Weighted": Weighted,
+    "RingHash": lambda: Hashed(Ring),
+    "Maglev": lambda: Hashed(Maglev),
+}
