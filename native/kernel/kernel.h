@@ -62,7 +62,7 @@ extern PyType_Spec fd_spec;
     X(is_notifier) X(sync_wake_up) X(pidfd_open) X(fetch) X(fetch_sockaddr) X(read_argument) \
     X(write_result) X(vm_write) X(epoll_has) X(socket) X(cookie) X(status_flags) \
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
-    X(send) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
+    X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(dump_unix) X(dump_inet) X(socket_in) X(receive) X(send_to) \
     X(inherit_datagram) X(attach_filter)

@@ -145,6 +145,27 @@ PyObject *k_shutdown(ARGS) {
     return fd < 0 ? NULL : errno_result(shutdown(fd, how));
 }
 
+/* peek(fd, size): what has arrived, up to `size` bytes, and stays there. recv(2), MSG_PEEK. Bytes (none at the end of
+ * the stream), or -errno. */
+PyObject *k_peek(ARGS) {
+    int size;
+    if (arity("peek", nargs, 2) < 0 || as_int(args[1], &size) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0) {
+        return NULL;
+    }
+    char *buffer = size > 0 && size <= 1 << 20 ? malloc((size_t)size) : NULL;
+    if (buffer == NULL) {
+        return PyErr_NoMemory();
+    }
+    ssize_t got = recv(fd, buffer, (size_t)size, MSG_PEEK | MSG_DONTWAIT);
+    PyObject *result = got < 0 ? PyLong_FromLong(-errno) : PyBytes_FromStringAndSize(buffer, got);
+    free(buffer);
+    return result;
+}
+
 PyObject *k_send(ARGS) {
     char *data;
     Py_ssize_t size;

@@ -100,6 +100,9 @@ def inherit(source: _Fd, target: _Fd, /) -> None:
 def send(fd: _Fd, data: bytes, flags: int, /) -> int:
     """Bytes sent, or -errno."""
 
+def peek(fd: _Fd, size: int, /) -> bytes | int:
+    """What has arrived, up to ``size`` bytes, and stays there; b"" at the end of the stream; or -errno. Never waits."""
+
 def accept(fd: _Fd, /) -> tuple[Fd, bytes] | int:
     """A connection (FD_CLOEXEC here, blocking) and its peer's raw sockaddr, or an errno; never waits."""
 

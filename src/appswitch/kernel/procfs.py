@@ -64,6 +64,14 @@ def thread_group(tid: int) -> int:
     raise ProcessLookupError(tid)
 
 
+def identity(tid: int) -> tuple[int, str]:
+    """The effective user of a thread and the path of its program; (-1, "") when it is gone. proc_pid_exe(5)."""
+    try:
+        return os.stat(f"/proc/{tid}").st_uid, os.readlink(f"/proc/{tid}/exe")
+    except OSError:
+        return -1, ""
+
+
 # Signals that come while a program works: timers, children, I/O, Go's preemption, one's own; not those that end it.
 _PASSING = (
     signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGCHLD, signal.SIGURG, signal.SIGIO, signal.SIGUSR1,

@@ -50,9 +50,10 @@ def main() -> int:
         keep.journal(journal.memory)
     for appid in kept.orphans:
         keep.forget_app(appid)
+    if kept.apps:
+        switch.recover()
     for spec, listener, home in kept.apps:
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
-    switch.recovered = bool(kept.apps)
     restore_services(switch)
     restore_datagrams(switch)
     attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)

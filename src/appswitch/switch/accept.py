@@ -131,7 +131,7 @@ def _hand_over(switch: Switch, service: Service, call: Call, fd: Fd, flags: int,
     except Vanished:
         return _keep(switch, service, arrival, errno.ENOENT)
     _kernel.set_status_flags(arrival.fd, 2 | flags & _NONBLOCK)
-    if not arrival.unix:
+    if arrival.client_app is not None or not arrival.unix:  # else its name says everything
         _dress(switch, service, fd, arrival)
     number = call.give(arrival.fd, bool(flags & _CLOEXEC))
     return LATER if number >= 0 else _keep(switch, service, arrival, -number)
@@ -147,12 +147,15 @@ def _keep(switch: Switch, service: Service, arrival: Arrival, error: int) -> Out
 
 
 def _dress(switch: Switch, service: Service, fd: Fd, arrival: Arrival) -> None:
-    """A TCP connection gets its virtual addresses and its listener's options."""
-    sock = switch.sockets.add(arrival.fd, service.app, service.family, unix=False)
+    """A connection without a name that says it gets its virtual addresses, and its listener's options."""
+    sock = switch.sockets.add(arrival.fd, service.app, service.family, unix=arrival.unix)
     sock.local, sock.peer, sock.phase = arrival.local, arrival.peer, CONNECTED
     sock.accepted, sock.peer_app = True, arrival.client_app
     sock.options = service.socket.options
     _kernel.inherit(fd, arrival.fd)
+    if arrival.unix:
+        sock.named = True
+        return
     _kernel.setsockopt(arrival.fd, _SOL_SOCKET, _SO_REUSEADDR, int(service.socket.reuseaddr).to_bytes(4, "little"))
     for (level, option), written in sock.options.items():
         _kernel.setsockopt(arrival.fd, level, option, written)

@@ -9,7 +9,8 @@ from appswitch._kernel import Fd
 from appswitch.address import Address, ip_bytes, loopback_like
 from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.routing.egress import allows, compile_rules
-from appswitch.routing.table import Labels
+from appswitch.routing.policy import End
+from appswitch.routing.table import Labels, Member
 from appswitch.switch.netns import Netns
 from appswitch.switch.permits import Permits
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from appswitch.switch.sockets import Socket
 
 EPHEMERAL_LOW, EPHEMERAL_HIGH = 32768, 60999  # net.ipv4.ip_local_port_range
+ENDS = 16  # addresses of an app that are remembered as policies see them
 
 
 class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id",
+        "_ends", "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id",
         "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec", "stand_ins",
     )  # fmt: skip
 
@@ -43,6 +45,7 @@ class App:
         self.host_ports = {port.internal: port.host_port for port in spec.host_ports}
         self.rules = compile_rules(spec.egress)
         self.permits = Permits()
+        self._ends: dict[bytes, End] = {}
         self.next_datagram = 0  # where the last UDP socket went: see switch/udp.py
         self.bound: dict[int, list[Socket]] = {}  # port -> sockets that called bind(2) or listen(2) for it
         self.epoll_generation = 0  # counts epoll_create(2)s
@@ -70,6 +73,19 @@ class App:
             if len(ip) == size:
                 return ip
         return node.get(size) or loopback_like(to)
+
+    def member(self) -> Member:
+        """As selectors of backends and policies see it."""
+        return Member(self.id, self.spec.name or "", self.ips, self.labels)
+
+    def end(self, ip: bytes) -> End:
+        """One end of a connection, at one of the app's addresses, as policies see it."""
+        end = self._ends.get(ip)
+        if end is None:
+            end = End(self.id, self.spec.name or "", (), self.labels, ip, None, None)
+            if len(self._ends) < ENDS:
+                self._ends[ip] = end
+        return end
 
     def welcome(self, guest: Address) -> None:
         """A socket of another app lives in its namespace from now on."""

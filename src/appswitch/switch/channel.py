@@ -17,6 +17,9 @@ import msgspec
 from appswitch import wire
 from appswitch.model import AppRow, ServerRow
 from appswitch.switch.attach import Attach
+from appswitch.switch.configure import configure
+from appswitch.switch.explain import explain
+from appswitch.switch.kill import kill_forbidden
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -62,7 +65,7 @@ class Channel:
     def _welcome(self) -> wire.Welcome:
         return wire.Welcome(version=wire.VERSION, pid=os.getpid(), apps=self._apps(), servers=self._servers())
 
-    def _answer(self, message: wire.ToSwitch) -> wire.ToControl:
+    def _answer(self, message: wire.ToSwitch, peer: _Peer) -> wire.ToControl | None:
         match message:
             case wire.Register(seq=seq):
                 try:
@@ -84,10 +87,19 @@ class Channel:
                     return wire.Done(seq=seq, error="no-such-app", detail=f"no app {app_id:08x} runs")
                 app.permits.add(message.name, message.ips, message.seconds)
                 return wire.Done(seq=seq)
+            case wire.Configure(seq=seq):
+                configure(self._switch, message)
+                return wire.Done(seq=seq)
+            case wire.Follow(seq=seq, flows=flows):
+                self._switch.flowlog.followed = flows
+                return wire.Done(seq=seq)
+            case wire.Explain():
+                return explain(self._switch, message)
+            case wire.Kill(seq=seq):
+                kill_forbidden(self._switch, lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)))
+                return None  # answered when it is done
             case wire.Query(seq=seq, what=what):
                 return self._rows(seq, what)
-            case _:
-                return wire.Done(seq=message.seq, error="unknown-request", detail=type(message).__name__)
 
     def _rows(self, seq: int, what: str) -> wire.ToControl:
         switch = self._switch
@@ -99,6 +111,8 @@ class Channel:
                 return wire.Rows(seq=seq, servers=self._servers())
             case "sockets":
                 return wire.Rows(seq=seq, sockets=switch.socket_rows())
+            case "backends":
+                return wire.Rows(seq=seq, backends=switch.census.rows())
             case "connections":
                 return wire.Rows(seq=seq, connections=switch.connection_rows())
             case "stats":
@@ -121,7 +135,7 @@ class _Peer:
         self,
         switch: Switch,
         connection: socket.socket,
-        answer: Callable[[wire.ToSwitch], wire.ToControl],
+        answer: Callable[[wire.ToSwitch, _Peer], wire.ToControl | None],
         on_close: Callable[[_Peer], None],
     ) -> None:
         self._loop = switch.loop
@@ -134,7 +148,9 @@ class _Peer:
         self._loop.watch(connection.fileno(), select.EPOLLIN, self._on_events)
 
     def send(self, message: wire.ToControl) -> None:
-        """Queue a message and write what goes."""
+        """Queue a message and write what goes; of a connection that is closed, nothing."""
+        if self._connection.fileno() < 0:
+            return
         self._pending += wire.frame(message)
         if len(self._pending) > MAX_PENDING:
             self._close()
@@ -154,7 +170,9 @@ class _Peer:
             data = self._connection.recv(65536)
             bodies = self._unframer.feed(data)
             for body in bodies:
-                self.send(self._answer(wire.decode_to_switch(body)))
+                reply = self._answer(wire.decode_to_switch(body), self)
+                if reply is not None:
+                    self.send(reply)
         except BlockingIOError:
             return
         except (OSError, ValueError, msgspec.MsgspecError) as problem:

@@ -6,6 +6,7 @@ import errno
 import random
 import select
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +17,39 @@ from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import ConnectionRow, SocketRow
+from appswitch.routing.clusters import Cluster, Clusters
+from appswitch.routing.policy import End, Policies
+from appswitch.routing.route import Deny, Flow, World
 from appswitch.routing.table import Table
-from appswitch.switch import accept, bind, naming
+from appswitch.switch import accept, bind, connections
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
+from appswitch.switch.census import Census
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
+from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
+from appswitch.switch.gates import Gates
+from appswitch.switch.held import Held, Splice
+from appswitch.switch.holding import Holding
 from appswitch.switch.journal import Journal
 from appswitch.switch.loop import Loop
 from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
+from appswitch.switch.peeking import Peeking
 from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
-from appswitch.switch.services import Service, Services
+from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, Socket, Sockets
+from appswitch.switch.splicer import Splicer
+from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
-_ALL_STATES, _LISTEN_STATE, _ESTABLISHED_STATE = 0xFFF, 1 << 10, 1 << 1
+Serve = Callable[[tuple[int, ...]], None]  # what is done with a notification
+
+_ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
@@ -63,25 +77,36 @@ class Switch:
         self.reports = reports
         self.node_ips = config.node_ips
         self.table = Table()
+        self.clusters = Clusters()
+        self.policies = Policies()
+        self.world = World(self.table, self.clusters, self.policies)
         self.apps: dict[int, App] = {}
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps, loop.steady)
+        self.datagrams = Datagrams(self.apps, loop.steady, self.policies)
         self.relay = Relay(self, loop)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.datagrams.on_up = reports.server_up
         self.datagrams.on_down = reports.server_down
         self.datagrams.on_gone = self.relay.forget
+        self.datagrams.on_denied = self._datagram_denied
         self.parking = Parking(loop, journal)
-        self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce)
+        self.peeking = Peeking(loop)
+        self.flowlog = FlowLog(reports)
+        self.gates = Gates(self)
+        self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self.services.on_up = reports.server_up
         self.services.on_down = reports.server_down
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
-        self.flows = Flows(self.table, self.node_ips)
+        self.flows = Flows(self.world, self.node_ips)
         self.dispatch = Dispatch(self, config.arch, config.timing)
         self.log = reports.log
+        self.holding = Holding(self)
+        self.waiting = Waiting(self)
+        self.census = Census(self)
+        self.splicer = Splicer(loop, str(paths.splicer()), self.log)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
@@ -91,6 +116,7 @@ class Switch:
         self.on_detach: Callable[[App], None] = lambda _app: None
         self._sweep_at = _MIN_GROWTH
         self.pick = _picker()
+        self._early: deque[tuple[Serve, tuple[int, ...]]] | None = None  # calls that came before the configuration
         loop.every(LISTENERS_SWEEP, self._sweep)
 
     # -- apps
@@ -99,14 +125,42 @@ class Switch:
         """Serve an app from now on."""
         self.apps[app.id] = app
         self._notifiers[app.listener.fileno()] = app
-        self.table.own(app.ips)
+        self.table.join(app.member())
         self.datagrams.attach(app)
         if self.nameservers is not None:
             self.nameservers.attach(app)
         tcp_only = app.spec.transport == "tcp"
         serve = self.dispatch.server_for(app)
-        self.loop.watch_notifier(app.listener, tcp_only, serve, lambda events: self._on_hang_up(app, events))
+        self.loop.watch_notifier(
+            app.listener, tcp_only, self.when_configured(serve), lambda events: self._on_hang_up(app, events)
+        )
         self.reports.app_attached(app)
+
+    def recover(self) -> None:
+        """Apps of an earlier switch are served: nothing is decided until control has told what is configured."""
+        self.recovered = True
+        self._early = deque()
+
+    def _datagram_denied(self, verdict: Deny, client: End, to: Address) -> None:
+        flow = Flow(client, to, protocol="udp")
+        self.flowlog.refused(flow, Address(client.ip, 0), verdict, verdict.error, verdict.rule)
+
+    def when_configured(self, serve: Serve) -> Serve:
+        """``serve``, but not before `begin`."""
+
+        def serve_later(notification: tuple[int, ...]) -> None:
+            if self._early is None:
+                serve(notification)
+            else:
+                self._early.append((serve, notification))  # each thread has at most one
+
+        return serve_later if self._early is not None else serve
+
+    def begin(self) -> None:
+        """The configuration is complete."""
+        early, self._early = self._early, None
+        for serve, notification in early or ():
+            serve(notification)
 
     def _on_hang_up(self, app: App, events: int) -> None:
         if events & select.EPOLLHUP:
@@ -124,7 +178,7 @@ class Switch:
         self.parking.forget(app)
         for service in [s for s in self.services.by_id.values() if s.app is app]:
             self.close_service(service)
-        self.table.disown(app.ips)
+        self.table.leave(app.id)
         self.datagrams.detach(app)
         self.relay.leave(app)
         if self.nameservers is not None:
@@ -146,6 +200,17 @@ class Switch:
     def wake(self, service: Service) -> None:
         """Let those who wait in accept(2) try."""
         accept.wake(self, service)
+
+    def offer(self, service: Service, arrival: Arrival) -> bool:
+        """A connection that the switch holds is the next one that the service accepts. False: its queue is full."""
+        if len(service.returned) > service.backlog:
+            return False
+        service.returned.append(arrival)
+        if service.parked:
+            self.wake(service)
+        if service.returned:
+            self.doors.ring(service)
+        return True
 
     def watch_listener(self, service: Service, fd: Fd) -> None:
         """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""
@@ -182,6 +247,7 @@ class Switch:
         else:
             self._sweep_listeners()
         self.datagrams.sweep_some()
+        self.census.regularly()
 
     def _sweep_listeners(self) -> None:
         if not self.services.by_id:
@@ -212,6 +278,18 @@ class Switch:
         self._sweep_at = 2 * (len(known) + len(born)) + _MIN_GROWTH
         self._sweep_listeners()
 
+    def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:
+        """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads."""
+        entry = self.sockets.by_cookie.get(held.cookie)
+        if entry is not None:
+            entry.peeked = held.flow.attributes
+            entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
+        self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
+
+    def splices(self) -> list[Splice]:
+        """The connections whose bytes are carried now."""
+        return [row.info for row in self.splicer.rows()]
+
     # -- views
 
     def socket_rows(self) -> tuple[SocketRow, ...]:
@@ -241,32 +319,9 @@ class Switch:
         )  # fmt: skip
 
     def connection_rows(self) -> tuple[ConnectionRow, ...]:
-        """As `ax get connections` shows them: read from the kernel, not from a table of ours."""
-        rows = []
-        for cookie, *_, peer, name in _kernel.dump_unix(_ESTABLISHED_STATE):
-            link = naming.parse_connection(name)
-            # Other daemons' apps, and who forges names, live in this network namespace as well.
-            ours = cookie in self.sockets.by_cookie or self.recovered
-            if ours and link is not None and peer and (link.client_app in self.apps or link.server_app in self.apps):
-                rows.append(_connection_row(link, "unix"))
-        for family in (AF_INET, AF_INET6):
-            for known, *_ in _kernel.dump_inet(family, 6, _ESTABLISHED_STATE):
-                sock = self.sockets.by_cookie.get(known)
-                row = self._tcp_row(sock) if sock is not None and sock.local and sock.peer else None
-                if row is not None:
-                    rows.append(row)
+        """As `ax get connections` shows them."""
         self.datagrams.sweep()
-        return (*rows, *self.datagrams.connection_rows())
-
-    def _tcp_row(self, sock: Socket) -> ConnectionRow | None:
-        """A TCP connection between two apps has two ends here: it is listed at its client's."""
-        assert sock.local is not None
-        assert sock.peer is not None
-        if sock.peer_app is not None and sock.accepted:
-            return None
-        ends = (sock.peer, sock.local) if sock.accepted else (sock.local, sock.peer)
-        apps = (0, sock.app.id) if sock.accepted else (sock.app.id, sock.peer_app or 0)
-        return _connection_row(naming.Connection(*apps, *ends), "tcp")
+        return (*connections.rows(self), *self.datagrams.connection_rows())
 
     def stats(self) -> dict[str, float]:
         """Sizes of the tables, and calls and nanoseconds by system call."""
@@ -278,10 +333,16 @@ class Switch:
             "datagram_sockets": len(self.datagrams.by_cookie),
             "datagram_peers": len(self.relay),
             "datagrams_carried": self.relay.carried,
+            "vservices": len(self.clusters.by_name),
+            "policies": len(self.policies),
+            "held": len(self.peeking),
+            "held_total": self.peeking.seen,
+            "waiting": len(self.waiting),
         }
+        flows = {f"flows.{verdict}": float(count) for verdict, count in self.flowlog.counts.items()}
         calls = {f"calls.{name}": count for name, count in self.dispatch.counts.items()}
         times = {f"nanoseconds.{name}": ns for name, ns in self.dispatch.nanoseconds.items()}
-        return {**sizes, **calls, **times}
+        return {**sizes, **flows, **calls, **times}
 
     def fault(self, name: str, app: App, problem: Exception) -> int:
         """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""
@@ -291,13 +352,6 @@ class Switch:
 
 def _trace(problem: Exception) -> str:
     return "".join(traceback.format_exception(problem))
-
-
-def _connection_row(link: naming.Connection, transport: str) -> ConnectionRow:
-    return ConnectionRow(
-        client_app=link.client_app, server_app=link.server_app, proto="tcp",
-        client=str(link.client), server=str(link.server), transport=transport,  # type: ignore[arg-type]
-    )  # fmt: skip
 
 
 def _bytes(value: bytes | int) -> bytes:

@@ -20,7 +20,8 @@ from appswitch.address import ANY4, ANY6, Address, is_any, is_link_local, is_loo
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import ConnectionRow, ServerRow, SocketRow
-from appswitch.routing.route import Flow, Local, Outside, route
+from appswitch.routing.policy import End, Policies
+from appswitch.routing.route import Deny, Flow, Leave, Local, Outside, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
 from appswitch.switch.netns import Host, Netns, cookie_of
@@ -78,7 +79,7 @@ class Datagram:
 class Datagrams:
     """All of them, and the service table of UDP. One writer: the switch's thread."""
 
-    def __init__(self, apps: dict[int, App], steady: dict[int, bytes]) -> None:
+    def __init__(self, apps: dict[int, App], steady: dict[int, bytes], policies: Policies) -> None:
         """``steady`` is for `_kernel.wait`: the sockaddr that a socket has sent to last, by its cookie.
 
         Only of one whose sends the kernel may make; and forgotten whenever a decision may be another one.
@@ -86,10 +87,12 @@ class Datagrams:
         self.by_cookie: dict[int, Datagram] = {}
         self.steady = steady
         self.table = Table(on_change=steady.clear)
+        self.world = World(self.table, None, policies)
         self.host = Host()
         self.on_up: Callable[[ServerRow], None] = lambda _row: None
         self.on_down: Callable[[ServerRow], None] = lambda _row: None
         self.on_gone: Callable[[Datagram], None] = lambda _datagram: None
+        self.on_denied: Callable[[Deny, End, Address], None] = lambda _verdict, _client, _to: None
         self._apps = apps
         self._owners: dict[bytes, tuple[App, ...]] = {}  # who can be reached at a virtual address
         self._by_home: dict[int, App] = {}  # by the cookie of the network namespace
@@ -104,7 +107,7 @@ class Datagrams:
 
     def attach(self, app: App) -> None:
         """Serve it."""
-        self.table.own(app.ips)
+        self.table.join(app.member())
         if app.home is not None:
             for ip in app.ips:
                 self._owners[ip] = (*self._owners.get(ip, ()), app)
@@ -114,7 +117,7 @@ class Datagrams:
         """Forget everything it had."""
         for datagram in [d for d in self.by_cookie.values() if d.app is app]:
             self.forget(datagram)
-        self.table.disown(app.ips)
+        self.table.leave(app.id)
         self._serving.pop(app.id, None)
         for ip in app.ips:
             self._owners[ip] = tuple(other for other in self._owners.get(ip, ()) if other is not app)
@@ -288,14 +291,17 @@ class Datagrams:
             return at_home
         if app.has(to.ip) and self.table.by_app.get((app.id, to.port)):
             return at_home
-        verdict = route(Flow(app.id, app.labels, to, host_loopback=False), self.table)
+        client = app.end(app.source_for(to.ip, {}))
+        verdict = route(Flow(client, to, leave=Leave(app.may_reach, app.rules.error), protocol="udp"), self.world)
         if isinstance(verdict, Local):
             places = tuple(self._apps[e.app_id] for e in verdict.endpoints if e.app_id in self._apps)
             places = tuple(place for place in places if place.home is not None and place is not app)
             return Target(to, False, places, 0) if places else at_home
         if isinstance(verdict, Outside):
-            error = 0 if app.may_reach(to.ip) else app.rules.error
-            return Target(to, app.home is None and not error, (), error)
+            return Target(to, app.home is None, (), 0)
+        if isinstance(verdict, Deny) and verdict.rule:
+            self.on_denied(verdict, client, to)
+            return Target(to, False, (), verdict.error)
         # Nobody listens there. If an app has the address, its namespace says so, by ICMP; else it stays unheard.
         if app.has(to.ip):
             return at_home

@@ -20,6 +20,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import Expose
 from appswitch.switch import naming
+from appswitch.switch.gates import BATCH, Gates
 from appswitch.switch.loop import Loop
 from appswitch.switch.services import Arrival, Door, Service
 
@@ -40,12 +41,15 @@ class Doors:
         wake: Callable[[Service], None],
         on_dead: Callable[[Service], None],
         on_change: Callable[[Service], None],
+        gates: Gates,
     ) -> None:
+        """``gates``: who judges strangers while there are policies. They are accepted as they come then."""
         self._loop = loop
         self._wake = wake
         self._ports = ports
         self._on_dead = on_dead
         self._on_change = on_change
+        self._gates = gates
         self._next_port = 0
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
@@ -118,7 +122,7 @@ class Doors:
     def take(self, service: Service) -> Arrival | None:
         """The next arrival at any door of the service."""
         for door in service.doors:
-            while True:
+            while not (door.exposed and self._gates.judges):
                 accepted = _kernel.accept(door.fd)
                 if isinstance(accepted, int):
                     break
@@ -149,14 +153,10 @@ class Doors:
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
         link = self._expected.pop((source, door.actual), None)
         if link is not None:
-            return Arrival(fd, link.client, link.server, unix=False, client_app=link.client_app)
+            return Arrival(fd, link.client, service.own(link.server), unix=False, client_app=link.client_app)
         if not door.exposed:
             return None  # not through us: the port is no service of the host's
-        ip = service.endpoint.bound.ip
-        if is_any(ip):
-            size = len(source.ip)
-            ip = next((own for own in service.app.ips if len(own) == size), ip)
-        return Arrival(fd, source, Address(ip, door.port), unix=False)
+        return Arrival(fd, source, _local(service, door, source), unix=False)
 
     def _listen(self, actual: Address, backlog: int, shared: bool = False) -> Fd | int:
         """``shared``: the app has several listeners by SO_REUSEPORT, and so has the host port."""
@@ -175,12 +175,24 @@ class Doors:
         self._loop.watch(door.fd, select.EPOLLIN, lambda _events: self._on_arrival(service, door))
 
     def _on_arrival(self, service: Service, door: Door) -> None:
+        if door.exposed and self._gates.judges:
+            self._judge_some(service, door)
+            return
         if service.parked:
             self._wake(service)  # strangers are sent away there; whoever is left in the queue reports itself again
             return
         door.armed = False
         self._loop.rearm(door.fd, 0)
         self.ring(service)
+
+    def _judge_some(self, service: Service, door: Door) -> None:
+        for _ in range(BATCH):
+            accepted = _kernel.accept(door.fd)
+            if isinstance(accepted, int):
+                return
+            fd, raw = accepted
+            source = sockaddr.decode(raw)
+            self._gates.admit_to(service, fd, source, _local(service, door, source))
 
     def _candidates(self) -> Iterator[int]:
         total = sum(len(ports) for ports in self._ports)
@@ -192,6 +204,15 @@ class Doors:
                     yield ports[index]
                     break
                 index -= len(ports)
+
+
+def _local(service: Service, door: Door, source: Address) -> Address:
+    """The server's own address, as a stranger's connection has it."""
+    ip = service.endpoint.bound.ip
+    if is_any(ip):
+        size = len(source.ip)
+        ip = next((own for own in service.app.ips if len(own) == size), ip)
+    return Address(ip, door.port)
 
 
 def _other_family(one: Service, other: Service) -> bool:

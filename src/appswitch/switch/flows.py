@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 
 from appswitch.address import Address, is_loopback, loopback_like
-from appswitch.kernel import sockaddr
+from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.routing.route import REFUSED, Deny, Flow, Home, Outside, Verdict, route
-from appswitch.routing.table import Endpoint, Table
+from appswitch.routing.policy import End
+from appswitch.routing.route import REFUSED, Flow, Home, Leave, Verdict, World, outside, route
+from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.apps import App
 from appswitch.switch.call import Failed
@@ -28,12 +29,13 @@ class Path:
     ``names`` holds the part of a connection's name that does not vary, by endpoint.
     """
 
-    __slots__ = ("client", "mapped", "names", "source", "to", "verdict")
+    __slots__ = ("client", "flow", "mapped", "names", "source", "to", "verdict")
 
-    def __init__(self, client: App, family: int, to: Address, source: bytes, verdict: Verdict) -> None:
+    def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict) -> None:
         self.client = client
-        self.to = to
-        self.mapped = family == AF_INET6 and len(to.ip) == 4  # asked for as ::ffff:a.b.c.d
+        self.flow = flow
+        self.to = flow.to
+        self.mapped = family == AF_INET6 and len(flow.to.ip) == 4  # asked for as ::ffff:a.b.c.d
         self.source = source  # the virtual address it comes from, unless the socket was bound to another
         self.verdict = verdict
         self.names: dict[int, bytes] = {}
@@ -41,57 +43,72 @@ class Path:
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:
         """A fresh name for a connection from ``source`` and ``port`` to ``endpoint``."""
         if source is not self.source:
-            return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self._destination())
+            return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self.destination())
         tail = self.names.get(endpoint.id)
         if tail is None:
-            tail = naming.tail(self.client.id, endpoint.app_id, source, self._destination())
+            tail = naming.tail(self.client.id, endpoint.app_id, source, self.destination())
             self.names[endpoint.id] = tail
         return naming.head(port) + tail
 
-    def _destination(self) -> Address:
+    def destination(self) -> Address:
+        """What the client sees as its peer."""
         return getattr(self.verdict, "to", self.to)
 
 
 class Flows:
     """Paths by app, family and raw sockaddr."""
 
-    def __init__(self, table: Table, node: dict[int, bytes]) -> None:
-        self._table = table
+    def __init__(self, world: World, node: dict[int, bytes]) -> None:
+        self._world = world
         self._node = node
         self._paths: dict[tuple[int, int, bytes], Path] = {}
         self._version = -1
 
-    def find(self, app: App, family: int, raw: bytes) -> Path:
-        """The path to the address in ``raw`` for a socket of ``family``. Raises Failed(EINVAL, EAFNOSUPPORT)."""
-        if self._version != self._table.version or len(self._paths) > LIMIT:
+    def find(self, app: App, family: int, raw: bytes, tid: int) -> Path:
+        """The path to the address in ``raw`` for a socket of ``family``. Raises Failed(EINVAL, EAFNOSUPPORT).
+
+        ``tid``: who asks, where policies are about single programs and users.
+        """
+        if self._version != self._world.table.version or len(self._paths) > LIMIT:
             self._paths.clear()
-            self._version = self._table.version
+            self._version = self._world.table.version
         key = (app.id, family, raw)
         path = self._paths.get(key)
         if path is None:
-            path = self._decide(app, family, raw)
-            if not app.rules.names:  # what names stand for changes with time
+            path = self._decide(app, family, raw, tid)
+            # What names stand for changes with time, and who a process is with the process.
+            if not app.rules.names and path.flow.client.executable is None:
                 self._paths[key] = path
         return path
 
-    def _decide(self, app: App, family: int, raw: bytes) -> Path:
+    def _decide(self, app: App, family: int, raw: bytes, tid: int) -> Path:
         """The checks are those of tcp_v4_connect() and tcp_v6_connect(), in their order."""
         if len(raw) < (sockaddr.LEN4 if family == AF_INET else sockaddr.LEN6_MIN):
             raise Failed(errno.EINVAL)
         if sockaddr.family_of(raw) != family:
             raise Failed(errno.EAFNOSUPPORT)
         to = sockaddr.decode(raw)
-        verdict = self._verdict(app, to)
+        source = self._source(app, to)
+        flow = Flow(self._client(app, source, tid), to, app.spec.netns == "host", Leave(app.may_reach, app.rules.error))
+        verdict = self._verdict(app, flow)
         seen: Address = to if isinstance(verdict, Home) else getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
-        source = loopback_like(seen.ip) if is_loopback(seen.ip) else app.source_for(seen.ip, self._node)
-        return Path(app, family, to, source, verdict)
+        return Path(app, family, flow, self._source(app, seen), verdict)
 
-    def _verdict(self, app: App, to: Address) -> Verdict:
+    def _source(self, app: App, to: Address) -> bytes:
+        return loopback_like(to.ip) if is_loopback(to.ip) else app.source_for(to.ip, self._node)
+
+    def _client(self, app: App, source: bytes, tid: int) -> End:
+        end = app.end(source)
+        if not self._world.policies.needs_process(end):
+            return end
+        uid, executable = procfs.identity(tid)
+        return end._replace(uid=uid, executable=executable)
+
+    def _verdict(self, app: App, flow: Flow) -> Verdict:
+        to = flow.to
         if to.port == DNS_PORT and to.ip in app.nameservers:
             return Home(app.nameservers[to.ip])
-        verdict = route(Flow(app.id, app.labels, to, app.spec.netns == "host"), self._table)
+        verdict = route(flow, self._world)
         if is_loopback(to.ip) and to.port in app.host_ports and verdict == REFUSED:
-            return Outside(Address(to.ip, app.host_ports[to.port]))
-        if isinstance(verdict, Outside) and not app.may_reach(verdict.to.ip):
-            return Deny(app.rules.error)
+            return outside(flow, Address(to.ip, app.host_ports[to.port]), self._world)
         return verdict

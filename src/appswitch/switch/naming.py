@@ -22,6 +22,7 @@ _HEAD = struct.Struct(">2sIH")  # salt, serial, client port: what differs betwee
 _TAIL = struct.Struct(">II16sB16sBH")  # client app, server app, client address, server address, server port
 _CONNECTION = struct.Struct(_HEAD.format + _TAIL.format[1:])
 _BELL = b"B"
+LOBBY = b"lobby"  # the file of switch/lobby.py
 _SIZES = (4, 16)
 _BELL_SIZE, _NAME_SIZE = len(MAGIC) + 2 * _HEAD.size + 1, len(MAGIC) + 2 * _CONNECTION.size
 

@@ -20,13 +20,12 @@ Attempt = Callable[[], Outcome | None]  # None: not yet
 class Parked:
     """One waiting call. It leaves its ``queue`` when its wait ends, however it ends."""
 
-    __slots__ = ("attempt", "call", "fd", "on_timeout", "queue", "slot", "timer", "watched")
+    __slots__ = ("attempt", "call", "fd", "queue", "slot", "timer", "watched")
 
-    def __init__(self, call: Call, fd: Fd, attempt: Attempt, on_timeout: Outcome) -> None:
+    def __init__(self, call: Call, fd: Fd, attempt: Attempt) -> None:
         self.call = call
         self.fd = fd
         self.attempt = attempt
-        self.on_timeout = on_timeout
         self.timer: Timer | None = None
         self.watched = False
         self.slot = 0  # in the journal
@@ -52,21 +51,27 @@ class Parking:
         return len(self.by_tid)
 
     def park(
-        self, call: Call, fd: Fd, events: int, attempt: Attempt, timeout: float | None, on_timeout: Outcome
+        self,
+        call: Call,
+        fd: Fd,
+        events: int,
+        attempt: Attempt,
+        timeout: float | None,
+        on_timeout: Outcome | Callable[[], Outcome],
     ) -> Parked:
         """Try ``attempt`` whenever ``fd`` has one of ``events``; answer ``on_timeout`` after ``timeout`` seconds.
 
         Without ``events`` somebody else calls `retry`; ``fd`` is then only held.
         """
         self.leave(call.tid)
-        parked = Parked(call, fd, attempt, on_timeout)
+        parked = Parked(call, fd, attempt)
         self.by_tid[call.tid] = parked
         parked.slot = self._journal.enter(call.notification)
         if events:
             parked.watched = True
             self._loop.watch(fd, events | select.EPOLLHUP | select.EPOLLERR, lambda _events: self.retry(parked))
         if timeout is not None:
-            parked.timer = self._loop.after(timeout, lambda: self._finish(parked, on_timeout))
+            parked.timer = self._loop.after(timeout, lambda: self._time_out(parked, on_timeout))
         return parked
 
     def then(self, call: Call, more: Callable[[], Outcome]) -> None:
@@ -93,6 +98,10 @@ class Parking:
             return
         if outcome is not None:
             self._finish(parked, outcome)
+
+    def holds(self, parked: Parked) -> bool:
+        """Whether the call is still parked, as far as is known here."""
+        return self.by_tid.get(parked.call.tid) is parked
 
     def waits(self, parked: Parked) -> bool:
         """Whether the call is still parked and its caller still there; one that isn't is dropped."""
@@ -131,6 +140,10 @@ class Parking:
         """The app ended."""
         for parked in [p for p in self.by_tid.values() if p.call.app is app]:
             self.drop(parked)
+
+    def _time_out(self, parked: Parked, outcome: Outcome | Callable[[], Outcome]) -> None:
+        if self.holds(parked):
+            self._finish(parked, outcome() if callable(outcome) else outcome)
 
     def _finish(self, parked: Parked, outcome: Outcome) -> None:
         if self.by_tid.get(parked.call.tid) is parked:

@@ -15,7 +15,8 @@ from appswitch._kernel import Fd
 from appswitch.kernel import procfs
 from appswitch.switch import udp
 from appswitch.switch.call import CONTINUE, LATER, Call, Outcome
-from appswitch.switch.connect import Attempt, connect_to
+from appswitch.switch.connect import connect_to
+from appswitch.switch.connecting import Attempt
 from appswitch.switch.moves import Use
 from appswitch.switch.sockets import CONNECTED, FINISHING, Socket
 from appswitch.switch.syscalls import MSG_FASTOPEN

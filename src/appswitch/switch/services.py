@@ -15,7 +15,7 @@ from appswitch.routing.table import Endpoint, Table
 from appswitch.switch import naming
 from appswitch.switch.apps import App
 from appswitch.switch.parking import Queue
-from appswitch.switch.sockets import Socket, Sockets
+from appswitch.switch.sockets import Socket, Sockets, own_address
 
 _SOCK_STREAM = 1
 
@@ -67,6 +67,10 @@ class Service:
         self.rung = False  # a bell is in the queue
         self.watched = False  # for shutdown(2)
         self.announced: ServerRow | None = None  # what others were told of it last
+
+    def own(self, to: Address) -> Address:
+        """What a connection to ``to`` has as its local address here."""
+        return own_address(self.endpoint.bound, self.app.ips, to)
 
     def row(self) -> ServerRow:
         """As `ax get servers` shows it."""

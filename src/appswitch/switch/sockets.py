@@ -11,7 +11,7 @@ import socket
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address
+from appswitch.address import Address, is_any, is_loopback
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
 from appswitch.switch import naming
@@ -45,7 +45,8 @@ class Socket:
     named = False  # a Unix socket that has its name cannot get another
     service = 0  # of a listening one
     accepted = False  # by accept(2), else by connect(2)
-    peer_app: int | None = None  # the app at the other end of a TCP connection
+    peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
+    peeked: dict[str, str] | None = None  # what its first bytes were about
     answered = 0  # the thread whose bind(2) or connect(2) was answered with success
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
     actual = b""  # the sockaddr that a TCP socket is being connected to
@@ -86,6 +87,16 @@ class Socket:
         self.bound, self.options = other.bound, other.options
         self.reuseaddr, self.reuseport = other.reuseaddr, other.reuseport
         self.local, self.peer, self.phase = other.local, other.peer, other.phase
+
+
+def own_address(bound: Address | None, ips: tuple[bytes, ...], to: Address) -> Address:
+    """What a listener's connection to ``to`` has as its local address: that, or behind a vservice the server's own."""
+    if bound is None or (to.port == bound.port and (to.ip in ips or is_loopback(to.ip))):
+        return to
+    if not is_any(bound.ip):
+        return bound
+    same = (ip for ip in ips if len(ip) == len(to.ip))
+    return Address(next(same, next(iter(ips), to.ip)), bound.port)
 
 
 class Sockets:
@@ -152,10 +163,17 @@ class Sockets:
             listener = naming.parse_listener(name) if parent is None else parent
             peer = _kernel.getpeername(fd) if listener is not None else 0
             link = None if isinstance(peer, int) else naming.parse_connection(sockaddr.unix_name(peer))
+            if name == naming.LOBBY and parent is None:  # of an earlier switch's
+                own = _kernel.getpeername(fd)
+                link = None if isinstance(own, int) else naming.parse_connection(sockaddr.unix_name(own))
+                if link is None:
+                    return None
+                family = AF_INET6 if len(link.server.ip) == 16 else sockaddr.AF_INET
+                listener = naming.Listener(app.id, family, link.server, 0, 0)
             if listener is None or link is None:
                 return None
             made = Socket(cookie, app, listener.family, unix=True)
-            made.local, made.peer, made.accepted = link.server, link.client, True
+            made.local, made.peer, made.accepted = own_address(listener.bound, app.ips, link.server), link.client, True
             if parent is not None:
                 made.options = parent.options
         made.phase, made.named = CONNECTED, True

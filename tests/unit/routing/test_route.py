@@ -7,8 +7,11 @@ import errno
 import pytest
 
 from appswitch.address import ANY4, ANY6, LOOPBACK4, LOOPBACK6, Address
+from appswitch.routing import route as routing
+from appswitch.routing.clusters import Clusters
+from appswitch.routing.policy import End, Policies
 from appswitch.routing.route import Deny, Flow, Local, Outside, Verdict, route
-from appswitch.routing.table import Endpoint, Labels, Table
+from appswitch.routing.table import Endpoint, Labels, Member, Table
 
 IP, OTHER, IP6 = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), b"\xfd" + bytes(14) + b"\1"
 DEFAULT: Labels = frozenset({("zone", "default")})
@@ -22,6 +25,7 @@ class World:
 
     def __init__(self) -> None:
         self.table = Table()
+        self.tables = routing.World(self.table, Clusters(), Policies())
         self.ids = 0
 
     def listen(
@@ -35,14 +39,16 @@ class World:
     ) -> Endpoint:
         self.ids += 1
         endpoint = Endpoint(self.ids, app, Address(ip, 80), dual, labels)
-        self.table.own(ips)
+        if app not in self.table.members:
+            self.table.join(Member(app, "", ips, labels))
         self.table.add(endpoint, ips)
         return endpoint
 
     def connect(
         self, ip: bytes, port: int = 80, *, app: int = CLIENT, labels: Labels = DEFAULT, host_loopback: bool = False
     ) -> Verdict:
-        return route(Flow(app, labels, Address(ip, port), host_loopback), self.table)
+        client = End(app, "", (), labels, OTHER, None, None)
+        return route(Flow(client, Address(ip, port), host_loopback), self.tables)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_an_address_goes_outside_again_when_its_app_has_gone(world: World) -> No
     server = world.listen(IP)
     world.table.remove(server, (IP,))
     assert world.connect(IP) == REFUSED
-    world.table.disown((IP,))
+    world.table.leave(SERVER)
     assert world.connect(IP) == Outside(Address(IP, 80))
 
 

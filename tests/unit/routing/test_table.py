@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appswitch.address import ANY4, ANY6, LOOPBACK4, LOOPBACK6, Address
-from appswitch.routing.table import Endpoint, Table
+from appswitch.routing.table import Endpoint, Member, Table
 
 IP4, OTHER4, IP6 = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), b"\xfd" + bytes(14) + b"\1"
 IPS = (IP4, IP6)
@@ -72,21 +72,25 @@ def test_removing_what_is_not_there_harms_nobody() -> None:
 
 def test_an_address_is_owned_until_its_last_app_goes() -> None:
     table = Table()
-    table.own(IPS)
-    table.own((IP4,))
-    table.disown(IPS)
-    assert table.owners == {IP4: 1}
-    table.disown((IP4,))
-    assert table.owners == {}
+    first, second = Member(1, "a", IPS, LABELS), Member(2, "a", (IP4,), frozenset({("tier", "db"), ("zone", "b")}))
+    table.join(first)
+    table.join(second)
+    assert set(table.by_name["a"]) == {1, 2}
+    assert [member.id for member in table.labelled({"tier": "db", "zone": "b"})] == [2]
+    assert list(table.labelled({"tier": "db", "zone": "default"})) == []
+    table.leave(1)
+    assert table.by_ip == {IP4: {2: second}}
+    table.leave(2)
+    assert table.by_ip == table.by_name == table.by_label == table.members == {}
 
 
 def test_every_change_has_its_version() -> None:
     table, one, seen = Table(), endpoint(IP4), {0}
     for change in (
-        lambda: table.own(IPS),
+        lambda: table.join(Member(1, "", IPS, LABELS)),
         lambda: table.add(one, IPS),
         lambda: table.remove(one, IPS),
-        lambda: table.disown(IPS),
+        lambda: table.leave(1),
     ):
         change()
         assert table.version not in seen

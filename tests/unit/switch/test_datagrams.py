@@ -14,6 +14,7 @@ from appswitch.address import Address, ip_bytes
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import AppSpec, Egress, EgressRule, HostPort, ServerRow
+from appswitch.routing.policy import Policies
 from appswitch.switch.apps import App
 from appswitch.switch.datagrams import Datagram, Datagrams
 
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self) -> None:
         self.apps: dict[int, App] = {}
-        self.datagrams = Datagrams(self.apps, {})
+        self.datagrams = Datagrams(self.apps, {}, Policies())
         self.up: list[ServerRow] = []
         self.down: list[ServerRow] = []
         self.datagrams.on_up = self.up.append

@@ -12,8 +12,10 @@ from appswitch.address import LOOPBACK4, LOOPBACK6, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import AppSpec
-from appswitch.routing.route import Deny, Local, Outside
-from appswitch.routing.table import Endpoint, Table
+from appswitch.routing.clusters import Clusters
+from appswitch.routing.policy import Policies
+from appswitch.routing.route import Deny, Local, Outside, World
+from appswitch.routing.table import Endpoint, Member, Table
 from appswitch.switch import flows as module
 from appswitch.switch import naming
 from appswitch.switch.apps import App
@@ -23,6 +25,7 @@ from appswitch.switch.flows import Flows
 OWN, OWN6, SERVER, SERVER6 = b"\x0a\0\0\1", b"\xfd" + bytes(14) + b"\1", b"\x0a\0\0\2", b"\xfd" + bytes(14) + b"\2"
 NODE = {4: b"\xc0\xa8\0\1"}
 ZONE = {"zone": "default"}
+TID = os.getpid()
 
 
 def app(id: int = 1, ips: tuple[str, ...] = ("10.0.0.1", "fd00::1"), netns: str = "new") -> App:
@@ -39,7 +42,7 @@ def table() -> Table:
 
 @pytest.fixture
 def flows(table: Table) -> Flows:
-    return Flows(table, NODE)
+    return Flows(World(table, Clusters(), Policies()), NODE)
 
 
 def listen(table: Table, id: int = 1, ip: bytes = SERVER) -> Endpoint:
@@ -57,42 +60,42 @@ def test_a_decision_is_made_once(flows: Flows, table: Table, monkeypatch: pytest
     decide = module.route
     monkeypatch.setattr(module, "route", lambda flow, table: (asked.append(flow.to), decide(flow, table))[1])
     client, listener = app(), listen(table)
-    path = flows.find(client, AF_INET, raw(SERVER))
+    path = flows.find(client, AF_INET, raw(SERVER), TID)
     assert path.verdict == Local((listener,), Address(SERVER, 80))
-    assert flows.find(client, AF_INET, raw(SERVER)) is path
+    assert flows.find(client, AF_INET, raw(SERVER), TID) is path
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("what", ["app", "family", "address", "port"])
 def test_another_question_is_another_decision(flows: Flows, what: str) -> None:
     client = app()
-    path = flows.find(client, AF_INET6, raw(SERVER, AF_INET6))
+    path = flows.find(client, AF_INET6, raw(SERVER, AF_INET6), TID)
     other = {
-        "app": lambda: flows.find(app(9), AF_INET6, raw(SERVER, AF_INET6)),
-        "family": lambda: flows.find(client, AF_INET, raw(SERVER)),
-        "address": lambda: flows.find(client, AF_INET6, raw(OWN, AF_INET6)),
-        "port": lambda: flows.find(client, AF_INET6, raw(SERVER, AF_INET6, 81)),
+        "app": lambda: flows.find(app(9), AF_INET6, raw(SERVER, AF_INET6), TID),
+        "family": lambda: flows.find(client, AF_INET, raw(SERVER), TID),
+        "address": lambda: flows.find(client, AF_INET6, raw(OWN, AF_INET6), TID),
+        "port": lambda: flows.find(client, AF_INET6, raw(SERVER, AF_INET6, 81), TID),
     }[what]()
     assert other is not path
-    assert flows.find(client, AF_INET6, raw(SERVER, AF_INET6)) is path
+    assert flows.find(client, AF_INET6, raw(SERVER, AF_INET6), TID) is path
 
 
 def test_a_change_of_the_tables_is_seen_at_once(flows: Flows, table: Table) -> None:
     client = app()
-    assert flows.find(client, AF_INET, raw(SERVER)).verdict == Outside(Address(SERVER, 80))
-    table.own((SERVER,))
-    assert flows.find(client, AF_INET, raw(SERVER)).verdict == Deny(errno.ECONNREFUSED)
+    assert flows.find(client, AF_INET, raw(SERVER), TID).verdict == Outside(Address(SERVER, 80))
+    table.join(Member(2, "", (SERVER,), frozenset(ZONE.items())))
+    assert flows.find(client, AF_INET, raw(SERVER), TID).verdict == Deny(errno.ECONNREFUSED)
     endpoint = listen(table)
-    assert flows.find(client, AF_INET, raw(SERVER)).verdict == Local((endpoint,), Address(SERVER, 80))
+    assert flows.find(client, AF_INET, raw(SERVER), TID).verdict == Local((endpoint,), Address(SERVER, 80))
     table.remove(endpoint, (SERVER,))
-    assert flows.find(client, AF_INET, raw(SERVER)).verdict == Deny(errno.ECONNREFUSED)
+    assert flows.find(client, AF_INET, raw(SERVER), TID).verdict == Deny(errno.ECONNREFUSED)
 
 
 def test_an_app_that_asks_for_everything_does_not_fill_memory(flows: Flows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LIMIT", 8)
     client = app()
     for port in range(100):
-        assert flows.find(client, AF_INET, raw(SERVER, port=port)).to.port == port
+        assert flows.find(client, AF_INET, raw(SERVER, port=port), TID).to.port == port
         assert len(flows._paths) <= 9
 
 
@@ -111,12 +114,12 @@ def test_an_app_that_asks_for_everything_does_not_fill_memory(flows: Flows, monk
 )
 def test_bad_addresses_fail_as_those_of_tcp(flows: Flows, family: int, given: bytes, error: int) -> None:
     with pytest.raises(Failed) as caught:
-        flows.find(app(), family, given)
+        flows.find(app(), family, given, TID)
     assert caught.value.error == error
 
 
 def test_an_ipv6_address_without_scope_is_enough(flows: Flows) -> None:
-    assert flows.find(app(), AF_INET6, raw(SERVER6, AF_INET6)[:24]).to == Address(SERVER6, 80)
+    assert flows.find(app(), AF_INET6, raw(SERVER6, AF_INET6)[:24], TID).to == Address(SERVER6, 80)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_an_ipv6_address_without_scope_is_enough(flows: Flows) -> None:
     ],
 )
 def test_a_connection_comes_from_the_apps_own_address(flows: Flows, family: int, to: bytes, source: bytes) -> None:
-    path = flows.find(app(netns="host"), family, raw(to, family))
+    path = flows.find(app(netns="host"), family, raw(to, family), TID)
     assert path.source == source
     assert path.mapped == (family == AF_INET6 and len(to) == 4)
     assert path.to == Address(to, 80)
@@ -141,15 +144,15 @@ def test_a_connection_comes_from_the_apps_own_address(flows: Flows, family: int,
 
 def test_an_app_without_an_address_comes_from_the_node(flows: Flows) -> None:
     bare = app(ips=())
-    assert flows.find(bare, AF_INET, raw(SERVER)).source == NODE[4]
-    assert flows.find(bare, AF_INET6, raw(SERVER6, AF_INET6)).source == LOOPBACK6  # the node has no IPv6
+    assert flows.find(bare, AF_INET, raw(SERVER), TID).source == NODE[4]
+    assert flows.find(bare, AF_INET6, raw(SERVER6, AF_INET6), TID).source == LOOPBACK6  # the node has no IPv6
 
 
 @pytest.mark.parametrize(
     ("netns", "verdict"), [("host", Outside(Address(LOOPBACK4, 80))), ("new", Deny(errno.ECONNREFUSED))]
 )
 def test_loopback_is_the_hosts_for_who_shares_its_network(flows: Flows, netns: str, verdict: object) -> None:
-    assert flows.find(app(netns=netns), AF_INET, raw(LOOPBACK4)).verdict == verdict
+    assert flows.find(app(netns=netns), AF_INET, raw(LOOPBACK4), TID).verdict == verdict
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -157,7 +160,7 @@ def test_loopback_is_the_hosts_for_who_shares_its_network(flows: Flows, netns: s
 
 def test_names_tell_the_connection_and_are_never_the_same(flows: Flows, table: Table) -> None:
     endpoint = listen(table)
-    path = flows.find(app(), AF_INET, raw(SERVER))
+    path = flows.find(app(), AF_INET, raw(SERVER), TID)
     names = [path.name(endpoint, path.source, 40000 + n) for n in range(3)]
     names += [path.name(endpoint, b"\x0a\0\0\x63", 50000)]
     told = [naming.parse_connection(name) for name in names]
@@ -171,7 +174,7 @@ def test_a_name_tells_the_server_that_was_chosen(flows: Flows, table: Table) -> 
     first = listen(table, 1)
     second = Endpoint(2, 3, Address(SERVER, 80), dual=False, labels=first.labels)
     table.add(second, (SERVER,))
-    path = flows.find(app(), AF_INET, raw(SERVER))
+    path = flows.find(app(), AF_INET, raw(SERVER), TID)
     for endpoint in (first, second, first):
         told = naming.parse_connection(path.name(endpoint, path.source, 1))
         assert told is not None
@@ -181,6 +184,6 @@ def test_a_name_tells_the_server_that_was_chosen(flows: Flows, table: Table) -> 
 def test_a_name_tells_loopback_where_the_unspecified_address_was_asked_for(flows: Flows, table: Table) -> None:
     own = Endpoint(1, 1, Address(LOOPBACK4, 80), dual=False, labels=frozenset())
     table.add(own, ())
-    path = flows.find(app(), AF_INET, raw(bytes(4)))
+    path = flows.find(app(), AF_INET, raw(bytes(4)), TID)
     told = naming.parse_connection(path.name(own, path.source, 1))
     assert told == naming.Connection(1, 1, Address(LOOPBACK4, 1), Address(LOOPBACK4, 80))

@@ -1,0 +1,278 @@
+"""Virtual services and references, compiled: an address that leads to backends instead of to who listens there.
+
+A look-up is one dictionary access for an exact address, and one for each prefix length in use for wildcards, whatever
+the number of services. Which apps a backend stands for is found when a connection is decided, from the service table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from appswitch.address import Address, ip_bytes, is_loopback
+from appswitch.resources import (
+    BackendSpec,
+    L7Match,
+    LbType,
+    Limits,
+    Outlier,
+    Peek,
+    Reference,
+    ServicePort,
+    VService,
+    matches,
+)
+from appswitch.routing.balance import Balancer
+from appswitch.routing.table import Endpoint, Member, Table
+
+DEPTH = 8  # of vservices behind vservices: loops are refused where they are made, and end here
+_HASHED = ("RingHash", "Maglev")
+
+
+class Upstream(NamedTuple):
+    """One place where connections of a cluster may go."""
+
+    address: Address  # virtual, of an app; or outside
+    member: Member | None  # None: outside
+    endpoints: tuple[Endpoint, ...]  # of the app; none: it does not listen there
+    spec: BackendSpec
+
+    @property
+    def key(self) -> Hashable:
+        """What stays the same when the backend is restarted: for accounting and hashing."""
+        return (self.member.id, self.address.port) if self.member is not None else self.address
+
+    @property
+    def up(self) -> bool:
+        """Whether a connection can be tried."""
+        return self.member is None or bool(self.endpoints)
+
+
+@dataclass(slots=True)
+class Route:
+    """The backends for what matches; the balancer's state lives as long as the route is configured so."""
+
+    name: str
+    match: L7Match
+    backends: tuple[BackendSpec, ...]
+    balancer: Balancer
+    hash_on: str
+
+    def takes(self, attributes: dict[str, str]) -> bool:
+        """Whether first bytes are for this route."""
+        return all(
+            name in attributes and any(matches(pattern, attributes[name]) for pattern in patterns)
+            for name, patterns in self.match.items()
+        )
+
+
+@dataclass(slots=True)
+class Cluster:
+    """One virtual port, or a whole reference. ``routes`` ends with one that matches everything."""
+
+    kind: str
+    name: str
+    port: ServicePort | None  # None: any port, unchanged
+    routes: tuple[Route, ...]
+    peek: Peek
+    wait: float
+    lbtype: LbType
+    outlier: Outlier
+    limits: Limits
+    external: bool = False
+    # Whether the first bytes have to be known: to choose a route, or to hash.
+    looks: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether its balancers go by how many connections there are."""
+        return self.lbtype == "LeastConnections" or bool(self.limits.connections or self.limits.pending)
+
+    @property
+    def default(self) -> Route:
+        """For what no other route matches, and for who did not say anything in time."""
+        return self.routes[-1]
+
+
+@dataclass(slots=True)
+class Clusters:
+    """All of them. One writer: the switch. ``version`` is the table's business: whoever changes something tells it."""
+
+    by_address: dict[Address, Cluster] = field(default_factory=dict)
+    by_name: dict[tuple[str, str], tuple[Cluster, ...]] = field(default_factory=dict)  # (kind, name)
+    _ips: dict[bytes, dict[str, None]] = field(default_factory=dict)  # virtual address -> its vservices
+    # address length, prefix length -> network -> clusters by port (0: every port)
+    _networks: dict[tuple[int, int], dict[int, dict[int, Cluster]]] = field(default_factory=dict)
+    _sources: dict[tuple[str, str], VService | Reference] = field(default_factory=dict)
+
+    def put(self, resource: VService | Reference) -> None:
+        """Add or replace. What a balancer knows of its backends is kept where its settings did not change."""
+        kind = type(resource).__name__
+        old = self.by_name.get((kind, resource.name), ())
+        self.remove(kind, resource.name)
+        made = tuple(_compile(resource, old))
+        self.by_name[kind, resource.name] = made
+        self._sources[kind, resource.name] = resource
+        if isinstance(resource, VService):
+            for ip in map(ip_bytes, resource.ips):
+                self._ips.setdefault(ip, {})[resource.name] = None
+                for cluster in made:
+                    assert cluster.port is not None
+                    self.by_address[Address(ip, cluster.port.port)] = cluster
+        else:
+            size, bits, network = _network(resource.network)
+            ports = self._networks.setdefault((size, bits), {}).setdefault(network, {})
+            ports.update({cluster.port.port if cluster.port else 0: cluster for cluster in made})
+
+    def remove(self, kind: str, name: str) -> None:
+        """Forget; unknown ones are ignored."""
+        resource = self._sources.pop((kind, name), None)
+        gone = self.by_name.pop((kind, name), ())
+        if isinstance(resource, VService):
+            for ip in map(ip_bytes, resource.ips):
+                self._ips[ip].pop(name, None)
+                if not self._ips[ip]:
+                    del self._ips[ip]
+                for cluster in gone:
+                    assert cluster.port is not None
+                    key = Address(ip, cluster.port.port)
+                    if self.by_address.get(key) is cluster:
+                        del self.by_address[key]
+        elif isinstance(resource, Reference):
+            self._forget_network(resource)
+
+    def _forget_network(self, resource: Reference) -> None:
+        size, bits, network = _network(resource.network)
+        networks = self._networks[size, bits]
+        for port in [port for port, one in networks[network].items() if one.name == resource.name]:
+            del networks[network][port]
+        if not networks[network]:
+            del networks[network]
+        if not networks:
+            del self._networks[size, bits]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for kind, name in list(self._sources):
+            self.remove(kind, name)
+
+    def find(self, to: Address) -> Cluster | None:
+        """What an address leads to: a vservice first, then the narrowest reference."""
+        found = self.by_address.get(to)
+        if found is not None or not self._networks:
+            return found
+        value = int.from_bytes(to.ip, "big")
+        for size, bits in sorted(self._networks, reverse=True):
+            if size == len(to.ip):
+                ports = self._networks[size, bits].get(value >> 8 * size - bits)
+                if ports is not None and (found := ports.get(to.port) or ports.get(0)) is not None:
+                    return found
+        return None
+
+    def owns(self, ip: bytes) -> bool:
+        """Whether a vservice has the address: its other ports are closed, and not the outside's."""
+        return ip in self._ips
+
+    def all(self) -> Iterator[Cluster]:
+        """Every cluster."""
+        for clusters in self.by_name.values():
+            yield from clusters
+
+    # -- backends
+
+    def upstreams(self, specs: tuple[BackendSpec, ...], port: int, table: Table, depth: int = 0) -> Iterator[Upstream]:
+        """What backends stand for now; those that nobody matches yet are left out. ``port``: where they say none."""
+        for spec in specs:
+            yield from self._upstreams_of(spec, spec.port or port, table, depth)
+
+    def _upstreams_of(self, spec: BackendSpec, port: int, table: Table, depth: int) -> Iterator[Upstream]:
+        if spec.external:
+            yield Upstream(_outside(spec.external), None, (), spec)
+            return
+        inner = self._inner(spec, port)
+        if inner and depth < DEPTH:
+            for cluster in inner:
+                target = cluster.port.target if cluster.port is not None else port
+                yield from self.upstreams(cluster.default.backends, target, table, depth + 1)
+            return
+        for member, ip in _members(spec, table):
+            there = tuple(e for e in table.by_app.get((member.id, port), ()) if _reached(e, ip))
+            own = ip or next((e.bound.ip for e in there if any(e.bound.ip)), None) or next(iter(member.ips), b"\0" * 4)
+            yield Upstream(Address(own, port), member, there, spec)
+
+    def _inner(self, spec: BackendSpec, port: int) -> tuple[Cluster, ...]:
+        """The vservice that a backend is, if it is one: by the port that it is asked for, or its only one."""
+        if spec.ip:
+            one = self.by_address.get(Address(ip_bytes(spec.ip), port))
+            return (one,) if one is not None else ()
+        clusters = self.by_name.get(("VService", spec.name), ()) if spec.name else ()
+        return tuple(c for c in clusters if c.port is not None and c.port.port == port) or clusters[:1]
+
+
+def _members(spec: BackendSpec, table: Table) -> Iterator[tuple[Member, bytes | None]]:
+    """The apps that a backend stands for, with the address that was named."""
+    if spec.ip:
+        ip = ip_bytes(spec.ip)
+        yield from ((member, ip) for member in table.by_ip.get(ip, {}).values())
+    elif spec.name:
+        yield from ((member, None) for member in table.by_name.get(spec.name, {}).values())
+    elif spec.labels:
+        yield from ((member, None) for member in table.labelled(spec.labels))
+
+
+def _reached(endpoint: Endpoint, ip: bytes | None) -> bool:
+    return endpoint.covers(ip) if ip is not None else not is_loopback(endpoint.bound.ip)
+
+
+def _outside(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return Address(ip_bytes(host.strip("[]")), int(port))
+
+
+def _network(text: str) -> tuple[int, int, int]:
+    """Bytes of an address, bits that count, and those bits."""
+    network = ipaddress.ip_network(text)
+    size = network.max_prefixlen // 8
+    return size, network.prefixlen, int(network.network_address) >> 8 * size - network.prefixlen
+
+
+def _compile(resource: VService | Reference, old: tuple[Cluster, ...]) -> Iterator[Cluster]:
+    known = {cluster.port: cluster for cluster in old}
+    if isinstance(resource, VService):
+        for port in resource.ports:
+            yield _compile_vservice(resource, port, known.get(port))
+        return
+    for one in resource.ports or (None,):
+        before = known.get(one)
+        balancer = _balancer(resource.lbtype, Outlier(), Limits(), before, "default")
+        route = Route("default", {}, resource.to, balancer, "source")
+        yield Cluster("Reference", resource.name, one, (route,), Peek(), resource.wait, resource.lbtype, Outlier(), Limits())
+
+
+def _compile_vservice(service: VService, port: ServicePort, old: Cluster | None) -> Cluster:
+    lbtype: LbType = "RingHash" if service.source_ip else service.lbtype
+    hash_on = "source" if service.source_ip or lbtype not in _HASHED else service.hash_on
+
+    def route(name: str, match: L7Match, backends: tuple[BackendSpec, ...]) -> Route:
+        balancer = _balancer(lbtype, service.outlier, service.limits, old, name)
+        return Route(name, match, backends, balancer, hash_on)
+
+    routes = [
+        route(one.name or f"route-{index}", one.match, one.backends) for index, one in enumerate(service.routes, 1)
+    ]
+    routes.append(route("default", {}, service.backends))
+    return Cluster(
+        "VService", service.name, port, tuple(routes), service.peek, service.wait, lbtype, service.outlier, service.limits,
+        service.external, looks=bool(service.routes) or hash_on != "source",
+    )  # fmt: skip
+
+
+def _balancer(lbtype: LbType, outlier: Outlier, limits: Limits, old: Cluster | None, name: str) -> Balancer:
+    """What is known of the backends outlives a change of the settings."""
+    for route in old.routes if old is not None else ():
+        if route.name == name:
+            route.balancer.reconfigure(lbtype, outlier, limits)
+            return route.balancer
+    return Balancer(lbtype, outlier, limits)

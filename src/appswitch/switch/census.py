@@ -1,0 +1,110 @@
+"""How many connections each backend has: counted in the kernel's own list, since close(2) is not reported."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, cast
+
+from appswitch import _kernel
+from appswitch.address import Address
+from appswitch.model import BackendRow
+from appswitch.routing.balance import Row
+from appswitch.routing.clusters import Cluster, Route, Upstream
+from appswitch.switch import naming
+from appswitch.switch.connections import established
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+FRESH = 0.02  # seconds that a count is good for where a limit has been reached
+EVERY = 0.5  # seconds between counts where a balancer goes by them
+_LISTEN = 1 << 10
+
+
+class Census:
+    """Corrects the balancers' accounts. It costs a list of all sockets, so only where somebody needs it."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._at = 0.0
+
+    def refresh(self, now: float) -> None:
+        """A limit has been reached: look whether that is still so."""
+        if now - self._at >= FRESH:
+            self._count()
+
+    def regularly(self) -> None:
+        """From the loop's timer."""
+        clusters = self._switch.clusters
+        if any(cluster.counted for cluster in clusters.all()) and time.monotonic() - self._at >= EVERY:
+            self._count()
+
+    def rows(self) -> tuple[BackendRow, ...]:
+        """As `ax get backends` shows them."""
+        self._count()
+        switch, now = self._switch, time.monotonic()
+        found: list[BackendRow] = []
+        for cluster in switch.clusters.all():
+            for route in cluster.routes:
+                known = {row.key: row for row in route.balancer.rows(now)}
+                found += _rows_of(switch, cluster, route, known)
+        return tuple(found)
+
+    def _count(self) -> None:
+        self._at = time.monotonic()
+        counts = Counter(self._connections())
+        for cluster in self._switch.clusters.all():
+            queued = self._pending() if cluster.limits.pending else {}
+            for route in cluster.routes:
+                for row in route.balancer.rows(self._at):
+                    backend = row.key if isinstance(row.key, Address) else cast("tuple[int, int]", row.key)[0]
+                    route.balancer.set_active(row.key, counts[id(cluster), backend], queued.get(row.key))
+
+    def _connections(self) -> Iterator[tuple[int, int | Address]]:
+        """The cluster that a connection went by, and the app or the outside address that it led to."""
+        switch = self._switch
+        for one in established(switch):
+            cluster = switch.clusters.find(one.server)
+            if cluster is not None:
+                yield id(cluster), one.server_app or one.actual or 0
+    def _pending(self) -> dict[Hashable, int]:
+        """Connections in the queues of listeners, by app and port."""
+        queued: Counter[Hashable] = Counter()
+        for *_, waiting, _, name in _kernel.dump_unix(_LISTEN):
+            listener = naming.parse_listener(name.rstrip(b"\0"))
+            if listener is not None:
+                queued[listener.app_id, listener.bound.port] += waiting
+        return dict(queued)
+
+
+def _rows_of(switch: Switch, cluster: Cluster, route: Route, known: dict[Hashable, Row]) -> Iterator[BackendRow]:
+    port = cluster.port.target if cluster.port is not None else 0
+    matched = set()
+    for upstream in switch.clusters.upstreams(route.backends, port, switch.table):
+        matched.add(id(upstream.spec))
+        yield _row(cluster, route, upstream, known.get(upstream.key))
+    for spec in route.backends:
+        if id(spec) not in matched:
+            yield BackendRow(
+                vservice=cluster.name, port=cluster.port.port if cluster.port else 0, route=_named(cluster, route),
+                backend="?", spec=str(spec), app_id=0, state="unknown", weight=spec.weight, priority=spec.priority,
+                locality=spec.locality, active=0, total=0, failures=0,
+            )  # fmt: skip
+
+
+def _row(cluster: Cluster, route: Route, upstream: Upstream, row: Row | None) -> BackendRow:
+    spec = upstream.spec
+    state = "draining" if spec.drain else "down" if not upstream.up else row.state if row is not None else "healthy"
+    return BackendRow(
+        vservice=cluster.name, port=cluster.port.port if cluster.port else 0, route=_named(cluster, route),
+        backend=str(upstream.address), spec=str(spec), app_id=upstream.member.id if upstream.member else 0,
+        state=state, weight=spec.weight, priority=spec.priority, locality=spec.locality,  # type: ignore[arg-type]
+        active=row.active if row else 0, total=row.total if row else 0, failures=row.failures if row else 0,
+        ejected_for=row.ejected_for if row else 0.0,
+    )  # fmt: skip
+
+
+def _named(cluster: Cluster, route: Route) -> str:
+    return route.name if len(cluster.routes) > 1 else ""

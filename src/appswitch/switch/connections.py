@@ -1,0 +1,102 @@
+"""Established TCP connections with an end in an app of this node: read from the kernel, not from a table of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from appswitch import _kernel
+from appswitch.address import Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.model import ConnectionRow, Transport
+from appswitch.routing.policy import End
+from appswitch.switch import naming
+from appswitch.switch.sockets import Socket
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_ESTABLISHED = 1 << 1
+
+
+class Established(NamedTuple):
+    """One connection, at its client's end if that is an app's."""
+
+    cookie: int
+    inode: int
+    client_app: int  # 0: not an app
+    server_app: int  # 0: not an app
+    client: Address  # virtual
+    server: Address  # virtual, as the client asked for it
+    transport: Transport
+    actual: Address | None = None  # where it leads outside
+
+
+def established(switch: Switch) -> Iterator[Established]:
+    """All of them, each once."""
+    yield from _unix(switch)
+    for family in (AF_INET, AF_INET6):
+        for cookie, inode, *_ in _kernel.dump_inet(family, 6, _ESTABLISHED):
+            sock = switch.sockets.by_cookie.get(cookie)
+            if sock is not None and sock.local is not None and sock.peer is not None:
+                yield from _tcp(switch, sock, inode)
+
+
+def _unix(switch: Switch) -> Iterator[Established]:
+    for cookie, inode, _, _, _, peer, name in _kernel.dump_unix(_ESTABLISHED):
+        link = naming.parse_connection(name)
+        sock = switch.sockets.by_cookie.get(cookie)
+        # Other daemons' apps, and who forges names, live in this network namespace as well.
+        if link is None or not peer or (sock is None and not switch.recovered):
+            continue
+        # One that was held got its name before its server was chosen.
+        server_app = link.server_app or (sock.peer_app if sock is not None else None) or 0
+        if link.client_app in switch.apps or server_app in switch.apps:
+            actual = sockaddr.decode(sock.actual) if sock is not None and sock.actual and not server_app else None
+            yield Established(cookie, inode, link.client_app, server_app, link.client, link.server, "unix", actual)
+
+
+def _tcp(switch: Switch, sock: Socket, inode: int) -> Iterator[Established]:
+    """A TCP connection between two apps has two ends here: it is listed at its client's."""
+    assert sock.local is not None
+    assert sock.peer is not None
+    if sock.accepted and sock.peer_app not in (None, 0):
+        return
+    if sock.accepted:
+        yield Established(sock.cookie, inode, 0, sock.app.id, sock.peer, sock.local, "tcp")
+        return
+    server_app = sock.peer_app or 0
+    actual = sockaddr.decode(sock.actual) if sock.actual and not server_app else None
+    yield Established(sock.cookie, inode, sock.app.id, server_app, sock.local, sock.peer, "tcp", actual)
+
+
+def ends(switch: Switch, one: Established) -> tuple[End, End, int]:
+    """Both ends and the server's port as policies see them."""
+    cluster = switch.clusters.find(one.server)
+    names = (cluster.name,) if cluster is not None else ()
+    client = switch.apps.get(one.client_app)
+    source = client.end(one.client.ip) if client is not None else End(0, "", (), frozenset(), one.client.ip, None, None)
+    server = switch.table.members.get(one.server_app)
+    if server is None:
+        to = one.actual or one.server
+        return source, End(0, "", names, frozenset(), to.ip, None, None), to.port
+    port = cluster.port.target if cluster is not None and cluster.port is not None else one.server.port
+    return source, End(server.id, server.name, names, server.labels, one.server.ip, None, None), port
+
+
+def rows(switch: Switch) -> Iterator[ConnectionRow]:
+    """As `ax get connections` shows them."""
+    spliced = {(splice.client, splice.to) for splice in switch.splices()}
+    for one in established(switch):
+        cluster = switch.clusters.find(one.server)
+        sock = switch.sockets.by_cookie.get(one.cookie)
+        attributes = dict(sock.peeked or {}) if sock is not None else {}
+        _, server, port = ends(switch, one)
+        yield ConnectionRow(
+            client_app=one.client_app, server_app=one.server_app, proto="tcp", client=str(one.client),
+            server=str(one.server), transport="splice" if (one.client, one.server) in spliced else one.transport,
+            vservice=cluster.name if cluster is not None and one.client_app else "",
+            backend=str(one.actual or Address(server.ip, port)) if cluster is not None else "",
+            protocol=attributes.pop("protocol", ""), attributes=attributes,
+        )  # fmt: skip

@@ -1,0 +1,148 @@
+"""What was decided about connections, for whoever looks: counters always, denials always, the rest while followed."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+
+from appswitch import wire
+from appswitch.address import Address
+from appswitch.model import FlowRow, FlowVerdict, Transport
+from appswitch.routing.clusters import Upstream
+from appswitch.routing.route import Balanced, Flow, Home, Local, Outside, Verdict, Wait
+from appswitch.switch.report import Reports
+
+AGAIN = 60.0  # seconds in which a flow that was denied by the same rule is not logged again
+REMEMBERED = 4096  # of those
+
+_Seen = tuple[int, Address, str, bool]
+
+
+class FlowLog:
+    """Sends `FlowRow`s to control, and lines to the log."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self.followed = False
+        self.counts: Counter[str] = Counter()
+        self._logged: dict[_Seen, float] = {}
+
+    def told(self, flow: Flow, client: Address, verdict: Local, unix: bool) -> None:
+        """A connection to a listener was allowed, and is counted already."""
+        if not self.followed and not verdict.dry_run:
+            return
+        server = verdict.endpoints[0].app_id if len({e.app_id for e in verdict.endpoints}) == 1 else 0
+        self._emit(
+            flow, client, "allowed", verdict, server_app=server, transport="unix" if unix else "tcp",
+            backend=str(verdict.to),
+        )  # fmt: skip
+
+    def allowed(
+        self,
+        flow: Flow,
+        client: Address,
+        verdict: Verdict,
+        upstream: Upstream,
+        transport: Transport | str,
+        since: float | None = None,
+    ) -> None:
+        """A connection of a vservice, or one that was held (``since`` when)."""
+        self.counts["allowed"] += 1
+        if transport == "splice":
+            self.counts["spliced"] += 1
+        if self.followed or _dry_run(verdict):
+            member = upstream.member
+            endpoints = upstream.endpoints
+            self._emit(
+                flow, client, "allowed", verdict, transport=transport, backend=str(upstream.address),
+                server_app=member.id if member is not None else endpoints[0].app_id if endpoints else 0,
+                waited=time.monotonic() - since if since is not None else 0.0,
+            )  # fmt: skip
+
+    def outside(self, flow: Flow, client: Address, verdict: Outside) -> None:
+        """A connection to the host's network."""
+        self.counts["allowed"] += 1
+        if self.followed or verdict.dry_run:
+            self._emit(flow, client, "allowed", verdict, transport="tcp")
+
+    def refused(self, flow: Flow, client: Address, verdict: Verdict, error: int, rule: str) -> None:
+        """Nobody is there, or (``rule``) somebody forbids it."""
+        what: FlowVerdict = "denied" if rule else "refused"
+        self.counts[what] += 1
+        if rule:
+            self._log_once(flow, client, rule, error)
+        if rule or self.followed:
+            self._emit(flow, client, what, verdict, error=errno.errorcode.get(error, str(error)), rule=rule)
+
+    def waiting(self, flow: Flow, verdict: Wait) -> None:
+        """A client waits for a service to come."""
+        self.counts["waiting"] += 1
+        if self.followed:
+            self._emit(flow, Address(flow.client.ip, 0), "waiting", verdict, vservice=verdict.name)
+
+    def timed_out(self, flow: Flow, verdict: Wait) -> None:
+        """It did not come."""
+        self.counts["timed_out"] += 1
+        if self.followed:
+            client = Address(flow.client.ip, 0)
+            self._emit(flow, client, "timed out", verdict, vservice=verdict.name, error="ETIMEDOUT")
+
+    def ejected(self, vservice: str, backend: str, error: str) -> None:
+        """A backend is left alone for a while."""
+        self.counts["ejections"] += 1
+        self._reports.log("backend ejected", vservice=vservice, backend=backend, error=error)
+
+    def _log_once(self, flow: Flow, client: Address, rule: str, error: int, dry_run: bool = False) -> None:
+        key = (flow.client.app_id, flow.to, rule, dry_run)
+        now = time.monotonic()
+        if now - self._logged.get(key, -AGAIN) < AGAIN:
+            return
+        self._logged.pop(key, None)
+        self._logged[key] = now
+        if len(self._logged) > REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+        self._reports.log(
+            "would be denied" if dry_run else "denied", rule=rule, app=f"{flow.client.app_id:08x}",
+            client=str(client), server=str(flow.to), protocol=flow.protocol,
+            **({} if dry_run else {"error": errno.errorcode.get(error, str(error))}),
+        )  # fmt: skip
+
+    def _emit(
+        self,
+        flow: Flow,
+        client: Address,
+        what: FlowVerdict,
+        verdict: Verdict,
+        *,
+        server_app: int = 0,
+        vservice: str = "",
+        backend: str = "",
+        rule: str = "",
+        error: str = "",
+        transport: Transport | str = "",
+        waited: float = 0.0,
+    ) -> None:
+        dry_run = _dry_run(verdict)
+        for name in dry_run:
+            self.counts["dry_run_denied"] += 1
+            self._log_once(flow, client, name, 0, dry_run=True)
+        attributes = dict(flow.attributes or {})
+        if isinstance(verdict, Balanced):
+            vservice = verdict.cluster.name
+            rule = rule or (verdict.route.name if len(verdict.cluster.routes) > 1 else "")
+        self._reports.send(
+            wire.FlowSeen(
+                row=FlowRow(
+                    time=time.time(), proto=flow.protocol, verdict=what, client_app=flow.client.app_id,
+                    server_app=server_app, client=str(client), server=str(flow.to), vservice=vservice,
+                    backend=backend, rule=rule or (dry_run[0] if dry_run else ""), error=error,
+                    dry_run=bool(dry_run), protocol=attributes.pop("protocol", ""), attributes=attributes,
+                    transport=transport, waited=waited,  # type: ignore[arg-type]
+                )
+            )
+        )  # fmt: skip
+
+
+def _dry_run(verdict: Verdict) -> tuple[str, ...]:
+    return () if isinstance(verdict, Wait | Home) else verdict.dry_run

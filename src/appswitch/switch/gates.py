@@ -1,0 +1,144 @@
+"""Where strangers come in, by TCP: exposed ports that policies look at, and the ports of external vservices.
+
+Their connections are accepted as they come, judged, held if their first bytes count, and handed to a server.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from typing import TYPE_CHECKING
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import ANY4, ANY6, Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.routing.policy import End
+from appswitch.resources import Peek
+from appswitch.routing.l7 import Peeked, as_attributes
+from appswitch.routing.route import Balanced, Deny, Flow, Local, Verdict, route
+from appswitch.switch.held import Held, reset
+from appswitch.switch.services import Arrival, Service
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+_STREAM, _NONBLOCK, _BACKLOG = 1, 0o4000, 4096
+_SOL_SOCKET, _SO_REUSEADDR, _IPV6, _V6ONLY = 1, 2, 41, 26
+_ON = b"\1\0\0\0"
+BATCH = 64  # connections that are accepted in one go, before others have their turn
+
+_Port = tuple[int, int]  # family, port
+
+
+def stranger(ip: bytes) -> End:
+    """Who is outside, as policies see it."""
+    return End(0, "", (), frozenset(), ip, None, None)
+
+
+class Gates:
+    """The ports of external vservices: one listening socket of the host for each family and port."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._open: dict[_Port, Fd] = {}
+        self._leads: dict[_Port, Address] = {}  # to which virtual address
+        self.problems: dict[str, str] = {}  # vservice -> why a port of it cannot be opened
+
+    def reconcile(self) -> None:
+        """Open what is missing, close what is wanted no longer."""
+        wanted = self._wanted()
+        for key in self._open.keys() - wanted.keys():
+            fd = self._open.pop(key)
+            self._switch.loop.unwatch(fd)
+            fd.close()
+        self.problems.clear()
+        self._leads = wanted
+        for key, to in wanted.items():
+            if key not in self._open:
+                self._listen(key, to)
+
+    def _wanted(self) -> dict[_Port, Address]:
+        clusters = self._switch.clusters
+        wanted: dict[_Port, Address] = {}
+        for address, cluster in clusters.by_address.items():
+            if cluster.external:
+                for family in (AF_INET, AF_INET6):  # whatever family the virtual address is of
+                    wanted.setdefault((family, address.port), address)
+        return wanted
+
+    def _listen(self, key: _Port, to: Address) -> None:
+        family, port = key
+        try:
+            fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
+        except OSError:  # a host without IPv6
+            return
+        _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEADDR, _ON)
+        if family == AF_INET6:
+            _kernel.setsockopt(fd, _IPV6, _V6ONLY, _ON)
+        address = Address(ANY4 if family == AF_INET else ANY6, port)
+        error = _kernel.bind(fd, sockaddr.encode(family, address)) or _kernel.listen(fd, _BACKLOG)
+        cluster = self._switch.clusters.find(to)
+        if error:
+            name = cluster.name if cluster is not None else ""
+            self.problems[name] = f"{address}: {errno.errorcode.get(error, error)}"
+            self._switch.log("cannot open a port of the host", vservice=name, host=str(address), error=error)
+            return
+        self._open[key] = fd
+        self._switch.loop.watch(fd, select.EPOLLIN, lambda _events: self._on_arrival(key, fd))
+
+    def _on_arrival(self, key: _Port, listener: Fd) -> None:
+        for _ in range(BATCH):
+            accepted = _kernel.accept(listener)
+            if isinstance(accepted, int):
+                return
+            fd, raw = accepted
+            self.admit(fd, sockaddr.decode(raw), self._leads[key])
+
+    @property
+    def judges(self) -> bool:
+        """Whether strangers at exposed ports have to be looked at."""
+        return bool(self._switch.policies)
+
+    def admit_to(self, service: Service, fd: Fd, client: Address, local: Address) -> None:
+        """A connection of a stranger to an exposed port, which leads to this service and no other."""
+        flow = Flow(stranger(client.ip), local)
+        self._judge(service, fd, Held(flow, client, local, unix=False, zone="", since=time.monotonic()))
+
+    def _judge(self, service: Service, fd: Fd, held: Held) -> None:
+        app, attributes = service.app, held.flow.attributes
+        server = app.end(held.to.ip)
+        decision = self._switch.policies.decide(held.flow.client, server, held.to.port, "tcp", attributes)
+        if decision.allowed is None:
+
+            def done(end: Fd, peeked: Peeked) -> None:
+                self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
+
+            self._switch.peeking.start(fd, Peek(), done)
+            return
+        log = self._switch.flowlog
+        if not decision.allowed:
+            error = getattr(errno, decision.error)
+            log.refused(held.flow, held.client, Deny(error, decision.rule, decision.dry_run), error, decision.rule)
+            reset(fd, held)
+            return
+        verdict = Local((service.endpoint,), held.to, decision.dry_run)
+        arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
+        if service.id in self._switch.services.by_id and self._switch.offer(service, arrival):
+            log.counts["allowed"] += 1
+            log.told(held.flow, held.client, verdict, unix=False)
+        else:
+            log.refused(held.flow, held.client, verdict, errno.ECONNREFUSED, "")
+            reset(fd, held)
+
+    def admit(self, fd: Fd, client: Address, to: Address) -> None:
+        """A connection of a stranger to a virtual address."""
+        flow = Flow(stranger(client.ip), to)
+        held = Held(flow, client, to, unix=False, zone="", since=time.monotonic())
+        verdict: Verdict = route(flow, self._switch.world)
+        if isinstance(verdict, Balanced) and verdict.hold is not None:
+            self._switch.holding.hold(fd, held, verdict.hold)
+        else:
+            self._switch.holding.settle(fd, held, verdict)

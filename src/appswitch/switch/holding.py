@@ -1,0 +1,185 @@
+"""Connections whose place is chosen by their first bytes: connected first, led to their server afterwards."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import Address
+from appswitch.kernel import sockaddr
+from appswitch.resources import BackendSpec, Peek
+from appswitch.routing import l7
+from appswitch.routing.clusters import Upstream
+from appswitch.routing.l7 import UNKNOWN, Peeked
+from appswitch.routing.route import Balanced, Deny, Local, Outside, Verdict, route
+from appswitch.switch import naming
+from appswitch.switch.call import LATER, Outcome
+from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
+from appswitch.switch.dial import Dial, living, zone_of
+from appswitch.switch.flows import Path
+from appswitch.switch.held import Held, reset
+from appswitch.switch.lobby import Lobby
+from appswitch.switch.naming import Connection as Ends
+from appswitch.switch.outbound import Outbound
+from appswitch.switch.services import Arrival, Service
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+PER_APP = 1024  # connections of one app that are held at a time; more are decided without their first bytes
+_UNNAMED = BackendSpec()  # of a service that no vservice leads to
+
+
+class Holding:
+    """Holds them, asks routing again when their first bytes are known, and hands them to whoever is to serve them."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._lobby: Lobby | None = None
+        self._by_app: Counter[int] = Counter()
+
+    @property
+    def lobby(self) -> Lobby:
+        """Made when it is needed first."""
+        if self._lobby is None:
+            self._lobby = Lobby(self._switch.loop)
+        return self._lobby
+
+    # -- connect(2)
+
+    def connect(self, attempt: Attempt, path: Path, peek: Peek) -> Outcome:
+        """An app's connect(2): it succeeds now, and is decided later."""
+        call, fd, sock, status, reply = attempt
+        source, to = source_of(sock, path), path.destination()
+        unix = sock.unix and not sock.named
+        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
+        lobby = self.lobby
+        if not unix:
+            ends = Ends(sock.app.id, 0, source, to)
+            return tcp(self._switch, attempt, _ToLobby(self._switch, lobby.address(sock.family), ends, held, peek))
+        sock.named = True
+        name = naming.connection(sock.app.id, 0, source, to)
+        error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, reply)
+        if error > 0:
+            return -errno.ECONNREFUSED
+        sock.answered = call.tid
+        joined(sock, source, to, error < 0 or bool(status & NONBLOCK))
+        end = lobby.take(name)
+        if end is not None:
+            self.hold(end, held, peek)
+        return LATER if reply else 0
+
+    # -- held
+
+    def hold(self, fd: Fd, held: Held, peek: Peek) -> None:
+        """Wait for first bytes, then go on."""
+        app_id = held.flow.client.app_id
+        if app_id and self._by_app[app_id] >= PER_APP:
+            self._decide(fd, held, UNKNOWN, peek)
+            return
+        self._by_app[app_id] += 1
+
+        def done(end: Fd, peeked: Peeked) -> None:
+            self._by_app[app_id] -= 1
+            if not self._by_app[app_id]:
+                del self._by_app[app_id]
+            self._decide(end, held, peeked, peek)
+
+        self._switch.peeking.start(fd, peek, done)
+
+    def _decide(self, fd: Fd, held: Held, peeked: Peeked, peek: Peek) -> None:
+        flow = held.flow._replace(attributes=l7.as_attributes(peeked))
+        verdict: Verdict
+        if peeked.protocol == UNKNOWN.protocol and peek.otherwise == "deny":
+            verdict = Deny(errno.EACCES, "peek")
+        else:
+            verdict = route(flow, self._switch.world)
+        self.settle(fd, held._replace(flow=flow), verdict)
+
+    def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
+        """Hand a connection to whoever the verdict says."""
+        match verdict:
+            case Local(endpoints=endpoints):
+                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
+            case Balanced(hold=None):
+                self._balance(fd, held, verdict)
+            case Outside(to=to):
+                Outbound(self._switch, fd, held, verdict, None).go(to)
+            case Deny(error=error, rule=rule):
+                self._refuse(fd, held, verdict, error, rule)
+            case _:  # what it was to reach has gone meanwhile
+                self._refuse(fd, held, verdict, errno.ECONNREFUSED, "")
+
+    def _hand_to_one(self, fd: Fd, held: Held, verdict: Local, upstream: Upstream) -> None:
+        service = living(self._switch, upstream)
+        if service is not None and self._hand_over(fd, held, service):
+            self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
+        else:
+            self._refuse(fd, held, verdict, errno.ECONNREFUSED, "")
+
+    def _balance(self, fd: Fd, held: Held, verdict: Balanced) -> None:
+        key = hash_key(verdict.route.hash_on, held.client.ip, held.flow.attributes or {})
+        dial = Dial(self._switch, verdict, key, held.zone, (4, 16))
+        self.retry(fd, held, dial, dial.next())
+
+    def retry(self, fd: Fd, held: Held, dial: Dial, upstream: Upstream | None) -> None:
+        """Try a backend, and then those that are left."""
+        verdict = dial.verdict
+        while upstream is not None:
+            if upstream.member is None:
+                Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
+                return
+            service = living(self._switch, upstream)
+            if service is None or not self._switch.alive(service):
+                dial.failed(errno.ECONNREFUSED)
+            elif not self._hand_over(fd, held, service):
+                dial.busy()
+            else:
+                dial.succeeded()
+                self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
+                return
+            upstream = dial.next()
+        self._refuse(fd, held, verdict, dial.error, dial.rule)
+
+    def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
+        """Make it the next connection that the service accepts. False: its queue is full."""
+        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, held.flow.client.app_id)
+        if not self._switch.offer(service, arrival):
+            return False
+        client = self._switch.sockets.by_cookie.get(held.cookie)
+        if client is not None:
+            client.peer_app, client.peeked = service.app.id, held.flow.attributes
+        return True
+
+    def _refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:
+        self._switch.flowlog.refused(held.flow, held.client, verdict, error, rule)
+        reset(fd, held)
+
+
+class _ToLobby(Fixed):
+    """A TCP client on its way to the lobby."""
+
+    def __init__(self, switch: Switch, lobby: Address, ends: Ends, held: Held, peek: Peek) -> None:
+        super().__init__(switch, lobby, ends)
+        self._holding = switch.holding
+        self._held = held
+        self._peek = peek
+
+    def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
+        """See `connecting.Target`."""
+        error, where = super().start(tcp, family)
+        source = _kernel.getsockname(tcp)
+        if error in (0, errno.EINPROGRESS) and not isinstance(source, int):
+            holding, held, peek = self._holding, self._held._replace(cookie=_kernel.cookie(tcp)), self._peek
+            holding.lobby.expect(sockaddr.decode(source), lambda fd: holding.hold(fd, held, peek))
+        return error, where
+
+
+def hash_key(hash_on: str, source: bytes, attributes: dict[str, str]) -> bytes:
+    """What RingHash and Maglev hash: an attribute, or where there is none the client's address."""
+    value = attributes.get(hash_on)
+    return source if value is None else value.encode("utf-8", "surrogateescape")

@@ -1,0 +1,81 @@
+"""Where connections of apps wait that must not reach a server yet: sockets that the switch itself listens on.
+
+A client is connected in place, as to a server of this host, and its program goes on. The other end is the switch's
+until it knows which server is to have it: that server's accept(2) gets the very socket. So a choice by first bytes
+copies none of them.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
+from appswitch.switch import naming
+from appswitch.switch.loop import Loop
+
+_STREAM, _NONBLOCK = 1, 0o4000
+_BACKLOG = 4096
+_EXPECTED = 4096  # TCP connections that are on their way here; the oldest is forgotten, and closed when it comes
+
+OnArrival = Callable[[Fd], None]
+
+
+class Lobby:
+    """One Unix socket and a TCP socket of each family, on loopback."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._unix = _kernel.socket(AF_UNIX, _STREAM | _NONBLOCK, 0)
+        error = _kernel.bind_unix(self._unix, naming.LOBBY) or _kernel.listen(self._unix, _BACKLOG)
+        if error:
+            raise OSError(error, "listen on a Unix socket")
+        self._loop = loop
+        self._tcp: dict[int, tuple[Fd, Address]] = {}
+        self._expected: dict[Address, OnArrival] = {}
+        self._order: deque[Address] = deque()
+
+    def take(self, name: bytes) -> Fd | None:
+        """The other end of a Unix connection that was made just now, with that name."""
+        while True:
+            accepted = _kernel.accept(self._unix)
+            if isinstance(accepted, int):
+                return None
+            fd, raw = accepted
+            if sockaddr.unix_name(raw) == name:
+                return fd
+            # else: not ours, or of a caller that we gave up: closed with its Fd
+
+    def address(self, family: int) -> Address:
+        """Where TCP sockets of a family are connected to. Raises OSError."""
+        if family not in self._tcp:
+            self._tcp[family] = self._listen(family)
+        return self._tcp[family][1]
+
+    def expect(self, source: Address, arrived: OnArrival) -> None:
+        """A TCP connection from ``source`` is coming."""
+        self._expected[source] = arrived
+        self._order.append(source)
+        if len(self._order) > _EXPECTED:
+            self._expected.pop(self._order.popleft(), None)
+
+    def _listen(self, family: int) -> tuple[Fd, Address]:
+        fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
+        loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
+        error = _kernel.bind(fd, sockaddr.encode(family, loopback)) or _kernel.listen(fd, _BACKLOG)
+        own = _kernel.getsockname(fd)
+        if error or isinstance(own, int):
+            raise OSError(error, "listen on a loopback port")
+        self._loop.watch(fd, select.EPOLLIN, lambda _events: self._on_arrival(fd))
+        return fd, sockaddr.decode(own)
+
+    def _on_arrival(self, listener: Fd) -> None:
+        while not isinstance(accepted := _kernel.accept(listener), int):
+            fd, raw = accepted
+            arrived = self._expected.pop(sockaddr.decode(raw), None)
+            if arrived is not None:
+                arrived(fd)

@@ -1,0 +1,67 @@
+"""Connections that are held until their first bytes have said what they are about. Nothing is consumed: MSG_PEEK."""
+
+from __future__ import annotations
+
+import errno
+import select
+from collections.abc import Callable
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.resources import Peek
+from appswitch.routing import l7
+from appswitch.routing.l7 import UNKNOWN, Peeked
+from appswitch.switch.loop import Loop, Timer
+
+LIMIT = 8192  # connections that are held at a time; more are decided by what is known without their first bytes
+_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLET
+
+Done = Callable[[Fd, Peeked], None]
+
+
+class Peeking:
+    """All of them. Each ends with one call of its ``done``, which then owns the descriptor."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._held: dict[int, tuple[Fd, Timer]] = {}  # by descriptor number
+        self.seen = 0  # connections that were held so far
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def start(self, fd: Fd, peek: Peek, done: Done) -> None:
+        """Hold a connected socket for at most ``peek.milliseconds``."""
+        number = fd.fileno()
+        if len(self._held) >= LIMIT:
+            done(fd, UNKNOWN)
+            return
+        self.seen += 1
+
+        def end(peeked: Peeked) -> None:
+            _, timer = self._held.pop(number)
+            timer.cancel()
+            self._loop.unwatch(number)
+            done(fd, peeked)
+
+        def look(_events: int) -> None:
+            peeked = _look(fd, peek.bytes)
+            if peeked is not None:
+                end(peeked)
+
+        def give_up() -> None:
+            if number in self._held and self._held[number][0] is fd:
+                end(_look(fd, peek.bytes, final=True) or UNKNOWN)
+
+        timer = self._loop.after(peek.milliseconds / 1000, give_up)
+        self._held[number] = fd, timer
+        self._loop.watch(number, _EVENTS, look)  # what is there already is an event, too
+
+
+def _look(fd: Fd, limit: int, *, final: bool = False) -> Peeked | None:
+    """None: more may come."""
+    data = _kernel.peek(fd, limit)
+    if isinstance(data, int):
+        return UNKNOWN if data != -errno.EAGAIN else l7.peek(b"", final=True) if final else None
+    ended = not data or len(data) >= limit or _kernel.is_shut(fd)
+    return l7.peek(data, final=final or ended)

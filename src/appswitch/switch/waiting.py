@@ -1,0 +1,246 @@
+"""connect(2) to a service that is not there yet.
+
+A blocking call is parked. A non-blocking one gets EINPROGRESS, and has to have a socket that is truly connecting, so
+that poll(2), epoll(7), SO_ERROR and another connect(2) are the kernel's own. It is a TCP socket whose SYN is sent to the
+*waiting room*, a listening socket of ours with a filter that drops everything. When the service comes, a socket bound
+to the room's address connects to the client: a simultaneous open (RFC 9293 section 3.5, figure 8), both ends are
+established at once, and ours goes to the server. When nobody comes, TCP_USER_TIMEOUT lets the kernel say ETIMEDOUT.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import struct
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET
+from appswitch.routing.route import Balanced, Wait
+from appswitch.switch.accept import receive_timeout
+from appswitch.switch.apps import App
+from appswitch.switch.call import LATER, Failed, Outcome, Vanished
+from appswitch.switch.connect import connect_to
+from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, source_of, tcp
+from appswitch.switch.dial import zone_of
+from appswitch.switch.flows import Path
+from appswitch.switch.held import Held, reset
+from appswitch.switch.naming import Connection as Ends
+from appswitch.switch.parking import Queue
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
+SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
+_STREAM = 1
+_SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
+_ON = b"\1\0\0\0"
+_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
+
+
+class Guest(NamedTuple):
+    """A client in the waiting room."""
+
+    app: App
+    family: int
+    raw: bytes  # the sockaddr that it asked for
+    tid: int
+    number: int
+    cookie: int
+    client: Address  # virtual
+    user_timeout: bytes  # as the app had it
+    since: float
+    until: float
+
+
+class Waiting:
+    """Who waits, and the looking again whenever the tables have changed."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._calls: Queue = {}
+        self._rooms: dict[int, tuple[Fd, Address]] = {}
+        self._guests: dict[Address, Guest] = {}  # by the actual address of the client's socket
+        self._by_app: Counter[int] = Counter()
+        self._scheduled = False
+        switch.table.on_change = self._on_change
+        switch.loop.every(1.0, self._expire)
+
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._guests)
+
+    def connect(self, attempt: Attempt, raw: bytes, path: Path, verdict: Wait) -> Outcome:
+        """Wait as the socket's mode wants it."""
+        self._switch.flowlog.waiting(path.flow, verdict)
+        if attempt.status & NONBLOCK:
+            return self._enter(attempt, raw, path, verdict)
+        call, fd, _, status, reply = attempt
+
+        def again() -> Outcome | None:
+            fd, cookie, _ = call.fetch()  # one more: the parked one belongs to the parking
+            sock = self._switch.sockets.identify(fd, cookie, call.app)
+            if sock is None:
+                return -errno.EBADF
+            found = self._switch.flows.find(sock.app, sock.family, raw, call.tid)
+            if isinstance(found.verdict, Wait):
+                return None
+            return connect_to(self._switch, Attempt(call, fd, sock, status, reply), raw)
+
+        limit = receive_timeout(fd, _SO_SNDTIMEO)
+        seconds, outcome = verdict.seconds, -errno.ETIMEDOUT
+        if limit is not None and limit < seconds:
+            seconds, outcome = limit, -errno.EINPROGRESS
+
+        def late() -> Outcome:
+            self._switch.flowlog.timed_out(path.flow, verdict)
+            return outcome
+
+        parked = self._switch.parking.park(call, fd, 0, again, seconds, late)
+        self._switch.parking.enqueue(parked, self._calls)
+        return LATER
+
+    # -- the waiting room
+
+    def _enter(self, attempt: Attempt, raw: bytes, path: Path, verdict: Wait) -> Outcome:
+        sock = attempt.sock
+        if self._by_app[sock.app.id] >= PER_APP or len(self._guests) >= LIMIT:
+            return -errno.EAGAIN
+        source = source_of(sock, path)
+        ends = Ends(sock.app.id, 0, source, path.destination())
+        room = _ToRoom(self._switch, self._room(sock.family), ends, verdict.seconds)
+        outcome = tcp(self._switch, attempt, room)
+        if outcome == -errno.EINPROGRESS:
+            self._register(attempt, raw, room, source, verdict)
+        return outcome
+
+    def _register(self, attempt: Attempt, raw: bytes, room: _ToRoom, client: Address, verdict: Wait) -> None:
+        call, sock, now = attempt.call, attempt.sock, time.monotonic()
+        self._guests[room.source] = Guest(
+            sock.app, sock.family, raw, call.tid, call.int32(0), room.cookie, client, room.user_timeout, now,
+            now + verdict.seconds,
+        )  # fmt: skip
+        self._by_app[sock.app.id] += 1
+
+    def _room(self, family: int) -> Address:
+        """Made when it is needed first. Raises OSError."""
+        if family not in self._rooms:
+            fd = _reusable(family)
+            loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
+            error = (
+                _kernel.bind(fd, sockaddr.encode(family, loopback))
+                or _kernel.attach_filter(fd, _DROP_ALL)
+                or _kernel.listen(fd, 1)
+            )
+            own = _kernel.getsockname(fd)
+            if error or isinstance(own, int):
+                raise OSError(error, "make a waiting room")
+            self._rooms[family] = fd, sockaddr.decode(own)
+        return self._rooms[family][1]
+
+    # -- changes
+
+    def _on_change(self) -> None:
+        if not self._scheduled and (self._calls or self._guests):
+            self._scheduled = True
+            self._switch.loop.after(SOON, self._look)
+
+    def _look(self) -> None:
+        self._scheduled = False
+        for parked in list(self._calls):
+            self._switch.parking.retry(parked)
+        for source, guest in list(self._guests.items()):
+            try:
+                path = self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid)
+            except (Failed, Vanished):
+                continue
+            if not isinstance(path.verdict, Wait):
+                self._dismiss(source)
+                self._open(source, guest, path)
+
+    def _open(self, source: Address, guest: Guest, path: Path) -> None:
+        """The room's end of the guest's connection: established when the guest is."""
+        family = guest.family
+        fd = _reusable(family)
+        where = sockaddr.encode(family, source)
+        error = _kernel.bind(fd, sockaddr.encode(family, self._room(family))) or _kernel.connect(fd, where)
+        if error not in (0, errno.EINPROGRESS):
+            return
+
+        def look(_events: int) -> None:
+            error = _kernel.connect(fd, where)
+            if error != errno.EALREADY:
+                self._switch.loop.unwatch(fd)
+            if error in (0, errno.EISCONN):
+                self._admit(fd, guest, path)
+
+        self._switch.loop.watch(fd, select.EPOLLOUT, look)
+
+    def _admit(self, fd: Fd, guest: Guest, path: Path) -> None:
+        self._restore(guest)
+        held = Held(
+            path.flow, guest.client, path.destination(), unix=False, zone=zone_of(guest.app.spec.labels),
+            since=guest.since, cookie=guest.cookie,
+        )  # fmt: skip
+        verdict = path.verdict
+        if guest.app.ended:
+            reset(fd, held)
+        elif isinstance(verdict, Balanced) and verdict.hold is not None:
+            self._switch.holding.hold(fd, held, verdict.hold)
+        else:
+            self._switch.holding.settle(fd, held, verdict)
+
+    def _restore(self, guest: Guest) -> None:
+        """The app's own TCP_USER_TIMEOUT, if its descriptor is still the same socket."""
+        try:
+            found = _kernel.fetch(self._switch.pidfds.get(guest.tid), guest.number)
+        except Vanished:
+            return
+        if not isinstance(found, int) and found[1] == guest.cookie:
+            _kernel.setsockopt(found[0], _IPPROTO_TCP, _TCP_USER_TIMEOUT, guest.user_timeout)
+
+    def _dismiss(self, source: Address) -> None:
+        guest = self._guests.pop(source)
+        self._by_app[guest.app.id] -= 1
+        if not self._by_app[guest.app.id]:
+            del self._by_app[guest.app.id]
+
+    def _expire(self) -> None:
+        """The kernel has told them already."""
+        now = time.monotonic()
+        for source in [source for source, guest in self._guests.items() if guest.until < now or guest.app.ended]:
+            self._dismiss(source)
+
+
+class _ToRoom(Fixed):
+    """A client on its way into the waiting room."""
+
+    def __init__(self, switch: Switch, room: Address, ends: Ends, seconds: float) -> None:
+        super().__init__(switch, room, ends)
+        self._milliseconds = max(1, int(seconds * 1000))
+        self.source = room
+        self.cookie = 0
+        self.user_timeout = bytes(4)
+
+    def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
+        """See `connecting.Target`."""
+        old = _kernel.getsockopt(tcp, _IPPROTO_TCP, _TCP_USER_TIMEOUT, 4)
+        self.user_timeout = bytes(4) if isinstance(old, int) else old
+        _kernel.setsockopt(tcp, _IPPROTO_TCP, _TCP_USER_TIMEOUT, self._milliseconds.to_bytes(4, "little"))
+        error, where = super().start(tcp, family)
+        own = _kernel.getsockname(tcp)
+        if not isinstance(own, int):
+            self.source = sockaddr.decode(own)
+        self.cookie = _kernel.cookie(tcp)
+        return error, where
+
+
+def _reusable(family: int) -> Fd:
+    fd = _kernel.socket(family, _STREAM | NONBLOCK, 0)
+    _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEPORT, _ON)
+    return fd
