@@ -11,6 +11,9 @@ from appswitch.routing.l7.reading import Reader
 # RFC 8446 section 4.2, RFC 6066 section 3, RFC 7301 section 3.1
 SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS = 0, 13, 16, 43
 
+GREASE = frozenset(0x0A0A + 0x1010 * n for n in range(16))  # RFC 8701 section 2: 0x0a0a, 0x1a1a … 0xfafa
+_EXTENSION = struct.Struct("!HH")  # type, length
+
 
 class Hello(NamedTuple):
     """What a client offers, in its order, without the values that mean nothing (GREASE, RFC 8701)."""
@@ -22,11 +25,6 @@ class Hello(NamedTuple):
     signature_algorithms: tuple[int, ...] = ()
     server_name: bytes = b""
     alpn: tuple[bytes, ...] = ()
-
-
-def is_grease(value: int) -> bool:
-    """0x0a0a, 0x1a1a … 0xfafa: RFC 8701 section 2."""
-    return value & 0x0F0F == 0x0A0A and value >> 8 == value & 0xFF
 
 
 def read_hello(body: bytes) -> Hello:
@@ -43,7 +41,7 @@ def read_hello(body: bytes) -> Hello:
     return Hello(
         legacy_version=version,
         ciphers=ciphers,
-        extensions=tuple(kind for kind in found if not is_grease(kind)),
+        extensions=tuple(kind for kind in found if kind not in GREASE),
         versions=_listed(found.get(SUPPORTED_VERSIONS), 1),
         signature_algorithms=_listed(found.get(SIGNATURE_ALGORITHMS), 2),
         server_name=_server_name(found.get(SERVER_NAME)),
@@ -53,13 +51,17 @@ def read_hello(body: bytes) -> Hello:
 
 def _extensions(reader: Reader) -> dict[int, bytes]:
     """By type, in their order. None may come twice: RFC 8446 section 4.2."""
-    inner = reader.inner(2)
+    data = reader.vector(2)
     found: dict[int, bytes] = {}
-    while inner:
-        kind = inner.uint(2)
+    at = 0
+    while at + _EXTENSION.size <= len(data):
+        kind, length = _EXTENSION.unpack_from(data, at)
         if kind in found:
             raise MalformedError
-        found[kind] = inner.vector(2)
+        at += _EXTENSION.size + length
+        found[kind] = data[at - length : at]
+    if at != len(data):
+        raise MalformedError
     return found
 
 
@@ -77,7 +79,7 @@ def _listed(data: bytes | None, size: int) -> tuple[int, ...]:
 def _numbers(data: bytes) -> tuple[int, ...]:
     if len(data) % 2:
         raise MalformedError
-    return tuple(number for (number,) in struct.iter_unpack("!H", data) if not is_grease(number))
+    return tuple(number for number in struct.unpack(f"!{len(data) // 2}H", data) if number not in GREASE)
 
 
 def _server_name(data: bytes | None) -> bytes:

@@ -25,6 +25,8 @@ METHODS = words(
     """
 )
 
+MAX_LINES = 256  # of headers that are looked at
+
 _METHODS = Words(METHODS, ends=b" ")
 # With as many spaces as servers put up with (RFC 9112 section 3).
 _REQUEST = re.compile(rb"([A-Z-]+) +([^\s]+) +HTTP/(1\.[0-9])[ \t]*\r?\n")
@@ -77,5 +79,5 @@ def _request(line: re.Match[bytes], head: bytes) -> Request:
 def _headers(head: bytes) -> list[Header]:
     if b"\n " in head or b"\n\t" in head:
         head = _FOLD.sub(b" ", head)
-    lines = (line.partition(b":") for line in head.split(b"\n"))
+    lines = (line.partition(b":") for line in head.split(b"\n", MAX_LINES)[:MAX_LINES])
     return [(name.strip(), value.strip()) for name, colon, value in lines if colon]

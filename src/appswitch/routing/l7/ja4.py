@@ -6,7 +6,8 @@ https://github.com/FoxIO-LLC/ja4/blob/main/technical_details/JA4.md
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Sequence
 
 from appswitch.routing.l7.hello import ALPN, SERVER_NAME, Hello
 
@@ -39,8 +40,8 @@ def _ends(alpn: Sequence[bytes]) -> str:
     return alpn[0].hex()[0] + alpn[0].hex()[-1]
 
 
-def _hex(numbers: Iterable[int]) -> str:
-    return ",".join(f"{number:04x}" for number in numbers)
+def _hex(numbers: Sequence[int]) -> str:
+    return struct.pack(f"!{len(numbers)}H", *numbers).hex(",", 2)
 
 
 def _hash(listed: str) -> str:

@@ -87,7 +87,8 @@ class Reader:
 
     def uint(self, size: int) -> int:
         """A number in network order."""
-        return int.from_bytes(self.take(size), "big")
+        start = self.skip(size)
+        return int.from_bytes(self._data[start : self.at], "big")
 
     def vector(self, size: int) -> bytes:
         """Bytes with their length before them, a number of ``size`` bytes."""
