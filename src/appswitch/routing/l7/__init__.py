@@ -1,15 +1,71 @@
-"""What a connection is about, read from its first bytes. Sans-IO: bytes in, `Peeked` out; nothing is consumed."""
+"""What a connection is about, read from its first bytes. Sans-IO: bytes in, `Peeked` out; nothing is consumed.
+
+The bytes are a hostile program's, and the caller is the switch's loop: no function here raises for any bytes, and each
+takes time in proportion to their number at most. See docs/l7.md.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+
+from appswitch.routing.l7 import http1, http2, memcached, mqtt, postgresql, proxy, redis, ssh, tls
+from appswitch.routing.l7.peeked import UNKNOWN, IncompleteError, MalformedError, Peeked, Recognizer
+
+__all__ = ["RECOGNIZERS", "UNKNOWN", "Peeked", "as_attributes", "peek"]
+
+# Asked in this order. It matters where words are in several protocols: GET is HTTP's if what follows is, and "get" is
+# memcached's rather than a redis command that somebody typed.
+RECOGNIZERS = (
+    Recognizer("http2", http2.sniff, http2.parse),
+    Recognizer("tls", tls.sniff, tls.parse),
+    Recognizer("http", http1.sniff, http1.parse),
+    Recognizer("ssh", ssh.sniff, ssh.parse),
+    Recognizer("mqtt", mqtt.sniff, mqtt.parse),
+    Recognizer("postgresql", postgresql.sniff, postgresql.parse),
+    Recognizer("memcached", memcached.sniff, memcached.parse),
+    Recognizer("redis", redis.sniff, redis.parse),
+)
 
 
-class Peeked(NamedTuple):
-    """``protocol`` is "unknown" where nothing was recognized. See docs/l7.md for the names of attributes."""
+def peek(data: bytes, *, final: bool) -> Peeked | None:
+    """What a connection that begins with ``data`` is about.
 
-    protocol: str
-    attributes: dict[str, str]
+    None: more bytes may tell more, hold on; then this is called again with all of them. An answer stays the same with
+    more bytes. With ``final`` (the limit, the deadline, the end of the stream) there is one: what is known so far.
+    """
+    proxied = proxy.sniff(data)
+    if proxied is False:
+        return _recognize(RECOGNIZERS, data, final)
+    if not proxied:
+        return UNKNOWN if final else None
+    try:
+        header = proxy.parse(data)
+    except MalformedError:
+        return UNKNOWN
+    except IncompleteError:
+        return Peeked("proxy", {}) if final else None
+    behind = _recognize(RECOGNIZERS, data[header.length :], final)
+    if behind is None:
+        return None
+    return Peeked("proxy" if behind is UNKNOWN else behind.protocol, header.attributes | behind.attributes)
 
 
-UNKNOWN = Peeked("unknown", {})
+def as_attributes(peeked: Peeked) -> dict[str, str]:
+    """All that patterns are matched against: the attributes, and the protocol as one of them."""
+    return {"protocol": peeked.protocol, **peeked.attributes}
+
+
+def _recognize(recognizers: Sequence[Recognizer], data: bytes, final: bool) -> Peeked | None:
+    for protocol, sniff, parse in recognizers:
+        sniffed = sniff(data)
+        if sniffed is False or (final and sniffed is None):
+            continue
+        if sniffed is None:
+            return None
+        try:
+            return parse(data, final)
+        except MalformedError:
+            continue
+        except IncompleteError:
+            return Peeked(protocol, {}) if final else None
+    return UNKNOWN
