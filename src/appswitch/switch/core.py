@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import structs
+
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
@@ -250,11 +252,11 @@ class Switch:
             if ours and link is not None and peer and (link.client_app in self.apps or link.server_app in self.apps):
                 rows.append(_connection_row(link, "unix"))
         for family in (AF_INET, AF_INET6):
-            for known, *_ in _kernel.dump_inet(family, 6, _ESTABLISHED_STATE):
+            for known, *counted in _kernel.dump_tcp_info(family, _ESTABLISHED_STATE):
                 sock = self.sockets.by_cookie.get(known)
                 row = self._tcp_row(sock) if sock is not None and sock.local and sock.peer else None
-                if row is not None:
-                    rows.append(row)
+                if sock is not None and row is not None:
+                    rows.append(_counted(row, sock.accepted, *counted))
         self.datagrams.sweep()
         return (*rows, *self.datagrams.connection_rows())
 
@@ -298,6 +300,12 @@ def _connection_row(link: naming.Connection, transport: str) -> ConnectionRow:
         client_app=link.client_app, server_app=link.server_app, proto="tcp",
         client=str(link.client), server=str(link.server), transport=transport,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _counted(row: ConnectionRow, accepted: bool, sent: int, received: int, rtt: int, retransmits: int) -> ConnectionRow:
+    """With what TCP has counted at the client's socket, or at the one that ``accepted``."""
+    sent, received = (received, sent) if accepted else (sent, received)
+    return structs.replace(row, bytes_sent=sent, bytes_received=received, rtt=rtt, retransmits=retransmits)
 
 
 def _bytes(value: bytes | int) -> bytes:
