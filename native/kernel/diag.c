@@ -47,6 +47,23 @@ out:
     return status;
 }
 
+/* The payload of the first attribute of a type, and its size; NULL when there is none. netlink(7) */
+static const void *attribute(const struct nlmsghdr *h, size_t header, uint16_t type, size_t *size) {
+    const char *at = (const char *)h + NLMSG_SPACE(header), *end = (const char *)h + h->nlmsg_len;
+    while (end - at >= (ptrdiff_t)sizeof(struct nlattr)) {
+        const struct nlattr *a = (const struct nlattr *)at;
+        if (a->nla_len < sizeof *a || a->nla_len > end - at) {
+            break;
+        }
+        if (a->nla_type == type) {
+            *size = a->nla_len - sizeof *a;
+            return a + 1;
+        }
+        at += NLA_ALIGN(a->nla_len);
+    }
+    return NULL;
+}
+
 static int append_row(PyObject *rows, PyObject *row) {
     int status = row == NULL ? -1 : PyList_Append(rows, row);
     Py_XDECREF(row);
@@ -119,14 +136,8 @@ static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
                                           (int)ntohs(m->id.idiag_dport)));
 }
 
-/* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
-PyObject *k_dump_inet(ARGS) {
-    int family, protocol, states, netlink = -1;
-    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
-        as_int(args[1], &protocol) < 0 || as_int(args[2], &states) < 0 ||
-        (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
-        return NULL;
-    }
+static PyObject *inet_dump(int family, int protocol, int states, int extension, int netlink,
+                           int (*row)(const struct nlmsghdr *, PyObject *)) {
     struct {
         struct nlmsghdr header;
         struct inet_diag_req_v2 request;
@@ -136,12 +147,51 @@ PyObject *k_dump_inet(ARGS) {
                    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
         .request = {.sdiag_family = (uint8_t)family,
                     .sdiag_protocol = (uint8_t)protocol,
+                    .idiag_ext = extension ? (uint8_t)(1 << (extension - 1)) : 0,
                     .idiag_states = (uint32_t)states},
     };
     PyObject *rows = PyList_New(0);
-    if (rows != NULL && netlink_dump(netlink, &message, sizeof message, rows, inet_row) < 0) {
+    if (rows != NULL && netlink_dump(netlink, &message, sizeof message, rows, row) < 0) {
         Py_DECREF(rows);
         return NULL;
     }
     return rows;
+}
+
+/* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
+PyObject *k_dump_inet(ARGS) {
+    int family, protocol, states, netlink = -1;
+    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
+        as_int(args[1], &protocol) < 0 || as_int(args[2], &states) < 0 ||
+        (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
+        return NULL;
+    }
+    return inet_dump(family, protocol, states, 0, netlink, inet_row);
+}
+
+/* A kernel's struct tcp_info may be shorter or longer than ours: what it does not have is 0. tcp(7) */
+static int tcp_row(const struct nlmsghdr *h, PyObject *rows) {
+    const struct inet_diag_msg *m = NLMSG_DATA(h);
+    uint64_t cookie = m->id.idiag_cookie[0] | (uint64_t)m->id.idiag_cookie[1] << 32;
+    struct tcp_info info = {0};
+    size_t size = 0;
+    const void *found = attribute(h, sizeof *m, INET_DIAG_INFO, &size);
+    if (found == NULL) {
+        return 0; /* closed in this moment */
+    }
+    memcpy(&info, found, size < sizeof info ? size : sizeof info);
+    return append_row(rows, Py_BuildValue("(KKKII)", (unsigned long long)cookie,
+                                          (unsigned long long)(info.tcpi_bytes_sent - info.tcpi_bytes_retrans),
+                                          (unsigned long long)info.tcpi_bytes_received, info.tcpi_rtt,
+                                          info.tcpi_total_retrans));
+}
+
+/* dump_tcp_info(family, states): what TCP has counted for each socket of our network namespace. */
+PyObject *k_dump_tcp_info(ARGS) {
+    int family, states;
+    (void)module;
+    if (arity("dump_tcp_info", nargs, 2) < 0 || as_int(args[0], &family) < 0 || as_int(args[1], &states) < 0) {
+        return NULL;
+    }
+    return inet_dump(family, IPPROTO_TCP, states, INET_DIAG_INFO, -1, tcp_row);
 }

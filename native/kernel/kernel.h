@@ -14,6 +14,7 @@
 #include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <linux/sock_diag.h>
+#include <linux/tcp.h>
 #include <linux/unix_diag.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -64,7 +65,7 @@ extern PyType_Spec fd_spec;
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
-    X(epoll_add_at) X(dump_unix) X(dump_inet) X(socket_in) X(receive) X(send_to) \
+    X(epoll_add_at) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
     X(inherit_datagram) X(attach_filter)
 /* clang-format on */
 

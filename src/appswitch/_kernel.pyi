@@ -150,6 +150,12 @@ def dump_inet(
     Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket.
     """
 
+def dump_tcp_info(family: int, states: int, /) -> list[tuple[int, int, int, int, int]]:
+    """(cookie, bytes sent, bytes received, round trip in microseconds, segments retransmitted) of TCP sockets, tcp(7).
+
+    Of our network namespace. Bytes are the programs': each counts once, however often it was sent.
+    """
+
 # other network namespaces
 def socket_in(net: _Fd, user: Fd | int, domain: int, type: int, protocol: int, /) -> Fd:
     """A socket of the network namespace ``net``, entered by way of the user namespace ``user`` (-1: we may directly).

@@ -11,6 +11,7 @@ import sys
 import structlog
 
 from appswitch.control import idle, logs, server
+from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
 from appswitch.control.dns.service import Dns
@@ -29,7 +30,8 @@ class Control:
         self.settings = settings
         self.link = SwitchLink(settings.run_dir.switch)
         self.registry = Registry(self.link, settings)
-        self.parts = Parts(settings=settings, registry=self.registry, token=settings.token)
+        self.analyzer = Analyzer(self.link)
+        self.parts = Parts(settings=settings, registry=self.registry, analyzer=self.analyzer, token=settings.token)
         self.server = server.Server(create(self.parts))
         self.dns: Dns | None = None
 
@@ -44,8 +46,9 @@ class Control:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        tasks = [self.link.run(), self._announce(where), self._end_idle()]
+        tasks = [self.link.run(), self.analyzer.meter.run(), self._announce(where), self._end_idle()]
         if self.dns:
+            self.parts.dns_cached = self.dns.cached
             tasks.append(self.dns.run())
         # If one of these fails, so does control, and the keeper starts another.
         async with asyncio.TaskGroup() as group:

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 
 import msgspec
 
 from appswitch.control.problems import ProblemError
-from appswitch.model import AppSpec, ConnectionRow
+from appswitch.model import AppSpec, ConnectionRow, FlowRow
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -48,9 +49,9 @@ class Caller(msgspec.Struct, frozen=True):
         """Whether an app (None: no app any more) and what it has are shown."""
         return self.sees_all or (app is not None and app.uid == self.uid)
 
-    def sees_connection(self, row: ConnectionRow, apps: dict[int, AppSpec]) -> bool:
-        """Whoever owns one end sees a connection."""
-        return self.sees_all or any(self.sees(apps.get(end)) for end in (row.client_app, row.server_app))
+    def sees_connection(self, row: ConnectionRow | FlowRow, app_of: Callable[[int], AppSpec | None]) -> bool:
+        """Whoever owns one end sees a connection, and what was decided about it."""
+        return self.sees_all or any(self.sees(app_of(end)) for end in (row.client_app, row.server_app))
 
     def must_own(self, app: AppSpec) -> None:
         """Raises ProblemError unless the app may be changed."""

@@ -87,7 +87,10 @@ class SwitchLink:
         # All that users have configured, for a switch that was just connected to: the first message resets, the last is
         # ``done``. Their ``seq`` is 0: nobody waits for the replies.
         self.configuration: Callable[[], Iterable[wire.Configure]] = lambda: (wire.Configure(seq=0, reset=True),)
+        self.restarts = 0  # of the switch, since control was started
+        self.on_event: Callable[[Event], None] = lambda _event: None  # every one, before watchers get it
         self.on_flow: Callable[[FlowRow], None] = lambda _row: None  # every one that comes, followed or not
+        self._last_pid = 0
         self._path = path
         self._timeout = timeout
         self._seq = itertools.count(1)
@@ -157,6 +160,8 @@ class SwitchLink:
     async def query(self, what: str) -> wire.Rows:
         """Rows that are not mirrored: sockets, connections, backends, stats. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Query(seq=seq, what=what))
+        if isinstance(answer, wire.Done):
+            raise SwitchDownError(f"the switch does not tell {what}: {answer.detail or answer.error}")
         assert isinstance(answer, wire.Rows)
         return answer
 
@@ -285,7 +290,8 @@ class SwitchLink:
             writer.write(wire.frame(part))
         if self._followers:
             self._tell_whether_followed()
-        self.pid = message.pid
+        self.restarts += self._last_pid not in (0, message.pid)
+        self.pid = self._last_pid = message.pid
         self.connected.set()
         _log.info("connected to the switch", pid=message.pid, apps=len(message.apps), servers=len(message.servers))
 
@@ -324,5 +330,6 @@ class SwitchLink:
             case wire.ServerDown(row):
                 # Its doors are closed by now: watchers are told what they were told before.
                 event = wire.ServerDown(self.servers.pop(server_key(row), row))
+        self.on_event(event)
         for watch in self._watches:
             watch.put(event)

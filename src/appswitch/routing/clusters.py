@@ -248,7 +248,9 @@ def _compile(resource: VService | Reference, old: tuple[Cluster, ...]) -> Iterat
         before = known.get(one)
         balancer = _balancer(resource.lbtype, Outlier(), Limits(), before, "default")
         route = Route("default", {}, resource.to, balancer, "source")
-        yield Cluster("Reference", resource.name, one, (route,), Peek(), resource.wait, resource.lbtype, Outlier(), Limits())
+        yield Cluster(
+            "Reference", resource.name, one, (route,), Peek(), resource.wait, resource.lbtype, Outlier(), Limits()
+        )
 
 
 def _compile_vservice(service: VService, port: ServicePort, old: Cluster | None) -> Cluster:

@@ -69,6 +69,7 @@ class Census:
             cluster = switch.clusters.find(one.server)
             if cluster is not None:
                 yield id(cluster), one.server_app or one.actual or 0
+
     def _pending(self) -> dict[Hashable, int]:
         """Connections in the queues of listeners, by app and port."""
         queued: Counter[Hashable] = Counter()

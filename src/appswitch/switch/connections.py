@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 _ESTABLISHED = 1 << 1
+_NOT_COUNTED = (None, None, None, None)  # a Unix socket
 
 
 class Established(NamedTuple):
@@ -88,15 +89,20 @@ def ends(switch: Switch, one: Established) -> tuple[End, End, int]:
 def rows(switch: Switch) -> Iterator[ConnectionRow]:
     """As `ax get connections` shows them."""
     spliced = {(splice.client, splice.to) for splice in switch.splices()}
+    counted = {row[0]: row[1:] for family in (AF_INET, AF_INET6) for row in _kernel.dump_tcp_info(family, _ESTABLISHED)}
     for one in established(switch):
         cluster = switch.clusters.find(one.server)
         sock = switch.sockets.by_cookie.get(one.cookie)
         attributes = dict(sock.peeked or {}) if sock is not None else {}
         _, server, port = ends(switch, one)
+        sent, received, rtt, retransmits = counted.get(one.cookie, _NOT_COUNTED)
+        if sock is not None and sock.accepted:  # the client's is not on this host
+            sent, received = received, sent
         yield ConnectionRow(
             client_app=one.client_app, server_app=one.server_app, proto="tcp", client=str(one.client),
             server=str(one.server), transport="splice" if (one.client, one.server) in spliced else one.transport,
             vservice=cluster.name if cluster is not None and one.client_app else "",
             backend=str(one.actual or Address(server.ip, port)) if cluster is not None else "",
             protocol=attributes.pop("protocol", ""), attributes=attributes,
+            bytes_sent=sent, bytes_received=received, rtt=rtt, retransmits=retransmits,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address

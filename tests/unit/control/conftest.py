@@ -13,6 +13,7 @@ import pytest
 from tests.unit.control.fake_switch import FakeSwitch
 
 from appswitch.control.access import Peer
+from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
 from appswitch.control.link import SwitchLink
@@ -55,7 +56,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def parts(settings: Settings, link: SwitchLink) -> Parts:
-    return Parts(settings=settings, registry=Registry(link, settings))
+    return Parts(settings=settings, registry=Registry(link, settings), analyzer=Analyzer(link))
 
 
 Connect = Callable[..., httpx.AsyncClient]

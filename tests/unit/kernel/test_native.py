@@ -662,6 +662,32 @@ def test_tcp_sockets_are_found_by_both_ends(family: int, host: str) -> None:
             assert _kernel.cookie(client.fileno()) not in tcp_rows(family, LISTEN)
 
 
+@pytest.mark.parametrize(("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1")])
+def test_what_tcp_has_counted(family: int, host: str) -> None:
+    def counted(sock: socket.socket) -> tuple[int, ...]:
+        rows = {row[0]: row[1:] for row in _kernel.dump_tcp_info(family, 1 << 1)}
+        return rows[_kernel.cookie(sock.fileno())]
+
+    with (
+        socket.create_server((host, 0), family=family) as server,
+        socket.create_connection(server.getsockname()[:2]) as client,
+        server.accept()[0] as accepted,
+    ):
+        sent, received, rtt, retransmits = counted(client)
+        assert (sent, received, retransmits) == (0, 0, 0), "neither SYN nor ACK is a byte of anybody's"
+        assert 0 < rtt < 10_000_000, "microseconds, from the handshake on"
+        client.sendall(bytes(1000))
+        assert len(accepted.recv(1000, socket.MSG_WAITALL)) == 1000
+        accepted.sendall(bytes(70))
+        assert len(client.recv(70, socket.MSG_WAITALL)) == 70
+        assert counted(client)[:2] == counted(accepted)[1::-1] == (1000, 70)
+        listener = _kernel.cookie(server.fileno())
+        assert listener not in {row[0] for row in _kernel.dump_tcp_info(family, 1 << 1)}
+        assert listener in {row[0] for row in _kernel.dump_tcp_info(family, LISTEN)}
+
+
 def test_a_dump_that_the_kernel_refuses_is_an_error() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOENT)):
+        _kernel.dump_tcp_info(0, ALL)
     with pytest.raises(OSError, match=os.strerror(errno.ENOENT)):
         _kernel.dump_inet(0, 6, ALL)

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
+from appswitch.control.access import Caller
 from appswitch.control.api import requests, views
-from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
+from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
 from appswitch.control.problems import ProblemError
 from appswitch.control.registry import Registration
+from appswitch.model import AppRow
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"], responses=RESPONSES)
 
@@ -26,10 +28,7 @@ async def list_apps(parts: TheParts, caller: TheCaller) -> views.Apps:
 @router.get("/{appid}")
 async def get_app(appid: AppIdPath, parts: TheParts, caller: TheCaller) -> views.AppEntry:
     """One app."""
-    row = parts.registry.link.apps.get(int(appid, 16))
-    if row is None or not caller.sees(row.app):
-        raise ProblemError("no-such-app", f"no app has the id {appid}")
-    return views.app_entry(row, whole=caller.writes)
+    return views.app_entry(visible(appid, parts, caller), whole=caller.writes)
 
 
 @router.post("", status_code=201)
@@ -56,6 +55,14 @@ async def register_app(
 async def forget_app(appid: AppIdPath, parts: TheParts, caller: TheCaller) -> None:
     """Drop a registration that no launcher has used. A running app ends with its last process."""
     await parts.registry.forget(int(appid, 16), caller)
+
+
+def visible(appid: str, parts: Parts, caller: Caller) -> AppRow:
+    """An app that the caller may see. Raises ProblemError."""
+    row = parts.registry.link.apps.get(int(appid, 16))
+    if row is None or not caller.sees(row.app):
+        raise ProblemError("no-such-app", f"no app has the id {appid}")
+    return row
 
 
 def launcher_options(made: Registration, attach: str) -> list[str]:

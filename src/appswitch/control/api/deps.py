@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, Request
 
 from appswitch.control.access import Caller, caller
+from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.views import ProblemDetail
 from appswitch.control.registry import Registry
 from appswitch.control.settings import Settings
@@ -24,8 +26,10 @@ class Parts(msgspec.Struct):
 
     settings: Settings
     registry: Registry
+    analyzer: Analyzer
     token: str | None = None  # of TCP; changes on SIGHUP
     started: float = msgspec.field(default_factory=time.monotonic)
+    dns_cached: Callable[[], int] | None = None  # answers that the DNS server keeps, if there is one
 
 
 def _parts(request: Request) -> Parts:

@@ -41,7 +41,8 @@ async def events(
 
     Lines are JSON (``application/jsonl``), or server-sent events if the request accepts ``text/event-stream``. Types
     are app-changed, server-up and server-down, with a ``row`` as /v1/apps and /v1/servers have them, app-gone, and
-    synced. The stream ends when the daemon does, or when its reader is far behind: read it anew.
+    synced. service-alive follows the server-up with which an app first listens, with the ``seconds`` since its exec
+    (null: not known). The stream ends when the daemon does, or when its reader is far behind: read it anew.
     """
     sse = "text/event-stream" in request.headers.get("accept", "")
     return StreamingResponse(
@@ -67,8 +68,16 @@ async def _stream(parts: Parts, shown: _Filter) -> AsyncIterator[dict[str, Any]]
                 yield view
         yield {"type": "synced"}
         async for event in watch:
+            first = shown.comes_alive(event)
             if (view := shown.view(event)) is not None:
                 yield view
+                if first:
+                    yield _alive(view["row"])
+
+
+def _alive(server: dict[str, Any]) -> dict[str, Any]:
+    told = ("appid", "proto", "service_ip", "service_port", "service_addrs")
+    return {"type": "service-alive", **{key: server[key] for key in told}, "seconds": server["alive_after"]}
 
 
 class _Filter:
@@ -76,10 +85,18 @@ class _Filter:
 
     def __init__(self, parts: Parts, caller: Caller, what: What | None) -> None:
         self._registry = parts.registry
+        self._liveness = parts.analyzer.liveness
         self._caller = caller
         self._what = what
         self._apps: dict[int, AppSpec] = {}
         self._owners: dict[ServerKey, AppSpec | None] = {}
+
+    def comes_alive(self, event: Event) -> bool:
+        """Whether this is an app's first listening socket, and told for the first time. Asked before `view`."""
+        match event:
+            case ServerUp(row):
+                return server_key(row) not in self._owners and self._liveness.is_first(row)
+        return False
 
     def view(self, event: Event) -> dict[str, Any] | None:
         match event:
@@ -103,5 +120,6 @@ class _Filter:
         return self._when("apps", row.app, {"type": "app-changed", "row": entry})
 
     def _server(self, kind: str, row: ServerRow, app: AppSpec | None) -> dict[str, Any] | None:
-        server = views.server(row, self._registry.node, self._registry.cluster, app).model_dump(mode="json")
+        after = self._liveness.alive_after(row)
+        server = views.server(row, self._registry.node, self._registry.cluster, app, after).model_dump(mode="json")
         return self._when("servers", app, {"type": kind, "row": server})

@@ -8,6 +8,7 @@ import time
 from fastapi import APIRouter
 
 import appswitch
+from appswitch.control.access import Caller
 from appswitch.control.api import views
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
 from appswitch.control.link import SwitchDownError
@@ -24,10 +25,11 @@ def _specs(parts: Parts) -> dict[int, AppSpec]:
 async def list_servers(parts: TheParts, caller: TheCaller) -> views.Servers:
     """The service table: every listening socket of apps that you may see."""
     apps = _specs(parts)
+    alive_after = parts.analyzer.liveness.alive_after
     rows = sorted(parts.registry.link.servers.values(), key=lambda row: row.since)
     return views.Servers(
         servers=[
-            views.server(row, parts.registry.node, parts.registry.cluster, apps.get(row.app_id))
+            views.server(row, parts.registry.node, parts.registry.cluster, apps.get(row.app_id), alive_after(row))
             for row in rows
             if caller.sees(apps.get(row.app_id))
         ]
@@ -47,9 +49,19 @@ async def list_sockets(parts: TheParts, caller: TheCaller) -> views.Sockets:
 @router.get("/connections")
 async def list_connections(parts: TheParts, caller: TheCaller) -> views.Connections:
     """Every established connection with an end in an app that you may see."""
+    return views.Connections(connections=await connections_of(parts, caller))
+
+
+async def connections_of(parts: Parts, caller: Caller, app_id: int | None = None) -> list[views.Connection]:
+    """Those that the caller may see, of one app or of all; with what it may see of their ends."""
     rows = (await parts.registry.link.query("connections")).connections
     apps = _specs(parts)
-    return views.Connections(connections=[views.connection(row) for row in rows if caller.sees_connection(row, apps)])
+    shown = {one.id: one for one in apps.values() if caller.sees(one)}
+    return [
+        views.connection(row, shown.get(row.client_app), shown.get(row.server_app))
+        for row in rows
+        if caller.sees_connection(row, apps.get) and app_id in (None, row.client_app, row.server_app)
+    ]
 
 
 @router.get("/status")

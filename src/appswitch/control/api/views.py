@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from msgspec import structs
 from pydantic import BaseModel, ConfigDict, Field
 
 from appswitch.model import AppPhase, AppRow, AppSpec, ConnectionRow, Netns, ServerRow, SocketRow, Transport
@@ -75,6 +76,7 @@ class Server(View):
     service_addrs: list[str] = Field(description="Virtual addresses and port: for a wildcard all that the app has.")
     actual: list[str] = Field(description="Addresses of the host that lead there; none when it is a Unix socket only.")
     since: float = Field(description="Seconds since the epoch.")
+    alive_after: float | None = Field(description="Seconds from the app's exec until it first listened there.")
 
 
 class Socket(View):
@@ -99,9 +101,22 @@ class Connection(View):
     server: str = Field(description="Virtual address and port.")
     client_app: int = Field(description="0: it came in through an exposed port.")
     client_appid: AppId | None
+    client_name: str | None = Field(description="Of an app that you may see.")
     server_app: int = Field(description="0: the host or beyond.")
     server_appid: AppId | None
+    server_name: str | None
     transport: Transport | Literal["udp", "splice"]
+    vservice: str = Field(description="By which it was reached, or nothing.")
+    backend: str = Field(description="Of the vservice: address and port, virtual or outside.")
+    protocol: str = Field(description="As its first bytes tell, if they were looked at.")
+    attributes: dict[str, str] = Field(description="What those told: http.path, tls.sni and the like.")
+    since: float | None = Field(description="Seconds since the epoch; null: not known.")
+    bytes_sent: int | None = Field(
+        description="By the client. TCP only, as are the next three: Unix sockets do not count."
+    )
+    bytes_received: int | None = Field(description="By the client.")
+    rtt: int | None = Field(description="Smoothed round trip time in microseconds.")
+    retransmits: int | None = Field(description="Segments that were sent again.")
 
 
 class Apps(View):
@@ -219,7 +234,7 @@ def service_addrs(row: ServerRow, ips: Sequence[str]) -> list[str]:
     return [f"[{one}]:{row.service_port}" if ":" in one else f"{one}:{row.service_port}" for one in found]
 
 
-def server(row: ServerRow, node: str, cluster: str, app: AppSpec | None) -> Server:
+def server(row: ServerRow, node: str, cluster: str, app: AppSpec | None, alive_after: float | None) -> Server:
     """A line of the service table. ``app`` is None when it went just now."""
     return Server(
         app_id=row.app_id,
@@ -232,6 +247,7 @@ def server(row: ServerRow, node: str, cluster: str, app: AppSpec | None) -> Serv
         service_addrs=service_addrs(row, app.ips if app else ()),
         actual=list(row.actual),
         since=row.since,
+        alive_after=alive_after,
     )
 
 
@@ -250,18 +266,10 @@ def socket(row: SocketRow, node: str) -> Socket:
     )
 
 
-def connection(row: ConnectionRow) -> Connection:
-    """A connection with both its ends."""
-    ends: dict[str, Any] = {
-        f"{end}_appid": f"{app_id:08x}" if app_id else None
-        for end, app_id in (("client", row.client_app), ("server", row.server_app))
-    }
-    return Connection(
-        proto=row.proto,
-        client=row.client,
-        server=row.server,
-        client_app=row.client_app,
-        server_app=row.server_app,
-        transport=row.transport,
-        **ends,
-    )
+def connection(row: ConnectionRow, client: AppSpec | None, server: AppSpec | None) -> Connection:
+    """A connection with both its ends, as far as the caller may see them."""
+    ends: dict[str, Any] = {}
+    for end, app_id, app in (("client", row.client_app, client), ("server", row.server_app, server)):
+        ends[f"{end}_appid"] = f"{app_id:08x}" if app_id else None
+        ends[f"{end}_name"] = app.name if app else None
+    return Connection(**structs.asdict(row) | ends | {"since": row.since or None})

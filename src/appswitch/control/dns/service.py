@@ -42,7 +42,7 @@ class Dns:
         servers: Servers = ResolvConf()
         if given := tuple((ip_text(one.ip), one.port) for one in settings.dns_servers):
             servers = lambda: given  # noqa: E731 - a constant, where the other one looks at a file
-        cache = Cache()
+        self._cache = cache = Cache()
         self._forwarder = Forwarder(servers, cache, time.monotonic)
         zone = Zone(settings.dns_domain, self._apps, sources)
         self._resolver = Resolver(zone, cache, self._forwarder, link.permit, time.monotonic)
@@ -63,6 +63,10 @@ class Dns:
     def changed(self) -> None:
         """A source has other names or addresses now."""
         self._resolver.changed()
+
+    def cached(self) -> int:
+        """The number of answers of other servers that are kept."""
+        return len(self._cache)
 
     # Events
 
