@@ -106,6 +106,11 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True):
     locality: str = ""  # preferred among equals: the client's "zone" label, or this node's name
     drain: bool = False  # keeps its connections and gets no more
 
+    def __str__(self) -> str:
+        where = self.ip or self.external or (f"name={self.name}" if self.name else "")
+        where = where or ",".join(f"{key}={value}" for key, value in sorted(self.labels.items()))
+        return f"{where} port {self.port}" if self.port else where
+
 
 class Outlier(msgspec.Struct, frozen=True, kw_only=True):
     """Passive health: a backend that fails is not tried for a while. Envoy's names and defaults where it has them."""

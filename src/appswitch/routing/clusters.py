@@ -266,8 +266,8 @@ def _compile_vservice(service: VService, port: ServicePort, old: Cluster | None)
     ]
     routes.append(route("default", {}, service.backends))
     return Cluster(
-        "VService", service.name, port, tuple(routes), service.peek, service.wait, lbtype, service.outlier, service.limits,
-        service.external, looks=bool(service.routes) or hash_on != "source",
+        "VService", service.name, port, tuple(routes), service.peek, service.wait, lbtype, service.outlier,
+        service.limits, service.external, looks=bool(service.routes) or hash_on != "source",
     )  # fmt: skip
 
 

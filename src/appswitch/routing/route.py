@@ -162,10 +162,8 @@ def _to_listeners(flow: Flow, there: tuple[Endpoint, ...], to: Address, world: W
 def _by_cluster(flow: Flow, cluster: Cluster, to: Address, world: World) -> Verdict:
     assert world.clusters is not None
     looking = cluster.looks and flow.attributes is None
-    if looking:
-        routes = cluster.routes
-    else:
-        routes = (next(r for r in cluster.routes if r.takes(flow.attributes or {})),)
+    taken = next(r for r in cluster.routes if r.takes(flow.attributes or {}))
+    routes = cluster.routes if looking else (taken,)
     port = cluster.port.target if cluster.port is not None else to.port
     specs = tuple(spec for one in routes for spec in one.backends)
     known = tuple(world.clusters.upstreams(specs, port, world.table))
@@ -179,7 +177,7 @@ def _by_cluster(flow: Flow, cluster: Cluster, to: Address, world: World) -> Verd
     usable = tuple(u for u in judged.allowed if not u.spec.drain)
     if not usable:
         return _denied(judged)
-    return Balanced(cluster, routes[0], usable, _candidates(usable), to, None, judged.dry_run)
+    return Balanced(cluster, taken, usable, _candidates(usable), to, None, judged.dry_run)
 
 
 def _held(cluster: Cluster, judged: _Judged, to: Address) -> Balanced:

@@ -51,7 +51,8 @@ def main() -> int:
     for appid in kept.orphans:
         keep.forget_app(appid)
     if kept.apps:
-        switch.recover()
+        switch.recovered = True
+        switch.early.wait()
     for spec, listener, home in kept.apps:
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
     restore_services(switch)

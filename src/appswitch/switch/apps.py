@@ -25,8 +25,9 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_ends", "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home", "host_ports", "id",
-        "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules", "spec", "stand_ins",
+        "_ends", "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home",
+        "host_ports", "id", "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules",
+        "spec", "stand_ins",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:

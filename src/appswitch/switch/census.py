@@ -101,7 +101,7 @@ def _row(cluster: Cluster, route: Route, upstream: Upstream, row: Row | None) ->
     return BackendRow(
         vservice=cluster.name, port=cluster.port.port if cluster.port else 0, route=_named(cluster, route),
         backend=str(upstream.address), spec=str(spec), app_id=upstream.member.id if upstream.member else 0,
-        state=state, weight=spec.weight, priority=spec.priority, locality=spec.locality,  # type: ignore[arg-type]
+        state=state, weight=spec.weight, priority=spec.priority, locality=spec.locality,
         active=row.active if row else 0, total=row.total if row else 0, failures=row.failures if row else 0,
         ejected_for=row.ejected_for if row else 0.0,
     )  # fmt: skip

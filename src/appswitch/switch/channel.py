@@ -16,6 +16,7 @@ import msgspec
 
 from appswitch import wire
 from appswitch.model import AppRow, ServerRow
+from appswitch.switch import views
 from appswitch.switch.attach import Attach
 from appswitch.switch.configure import configure
 from appswitch.switch.explain import explain
@@ -110,13 +111,13 @@ class Channel:
                 switch.sweep_sockets()
                 return wire.Rows(seq=seq, servers=self._servers())
             case "sockets":
-                return wire.Rows(seq=seq, sockets=switch.socket_rows())
+                return wire.Rows(seq=seq, sockets=views.socket_rows(switch))
             case "backends":
                 return wire.Rows(seq=seq, backends=switch.census.rows())
             case "connections":
-                return wire.Rows(seq=seq, connections=switch.connection_rows())
+                return wire.Rows(seq=seq, connections=views.connection_rows(switch))
             case "stats":
-                return wire.Rows(seq=seq, stats=switch.stats())
+                return wire.Rows(seq=seq, stats=views.stats(switch))
         return wire.Done(seq=seq, error="unknown-query", detail=f"no rows of {what!r}")
 
     def _apps(self) -> tuple[AppRow, ...]:

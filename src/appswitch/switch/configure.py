@@ -31,4 +31,4 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.datagrams.table.changed()
     if message.done:
         switch.gates.reconcile()
-        switch.begin()
+        switch.early.begin()

@@ -16,6 +16,7 @@ from appswitch.switch.accept import purge, receive_timeout, wake
 from appswitch.switch.call import LATER, Call, Outcome
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
+from appswitch.switch.parking import Parked
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import CONNECTED, CONNECTING, FINISHING, NEW, Socket
 from appswitch.switch.swap import swap
@@ -51,8 +52,8 @@ class Target(Protocol):
     def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
         """Begin to connect: 0, EINPROGRESS or an errno, and the sockaddr it is connecting to."""
 
-    def again(self, tcp: Fd, family: int) -> bytes | None:
-        """It failed, or took too long: begin to connect elsewhere. The sockaddr, or None where there is nobody left."""
+    def again(self, tcp: Fd, family: int, error: int) -> bytes | None:
+        """It failed with ``error``: begin to connect elsewhere. The sockaddr, or None where there is nobody left."""
 
     def succeeded(self) -> None:
         """It is connected."""
@@ -76,7 +77,7 @@ class Fixed:
             announce(self._switch, tcp, self._actual, self.ends)
         return error, where
 
-    def again(self, _tcp: Fd, _family: int) -> bytes | None:
+    def again(self, _tcp: Fd, _family: int, _error: int) -> bytes | None:
         """See `Target`."""
         return None
 
@@ -202,51 +203,67 @@ GRACE = 0.05  # seconds that a non-blocking connect(2) may be held back so that 
 
 def wait(switch: Switch, attempt: Attempt, on_timeout: Outcome, target: Target | None = None) -> Outcome:
     """For a connection in progress: what another connect(2) on it says is what the app is to hear."""
-    call, made, sock, status, _ = attempt
-    held = bool(status & NONBLOCK) and target is not None and target.patience is not None
-    late = False
-
-    def look() -> Outcome | None:
-        nonlocal late
-        error = _kernel.connect(made, sock.actual)
-        if error == errno.EALREADY and not late:
-            return None
-        if error in (0, errno.EISCONN):
-            if target is not None:
-                target.succeeded()
-            if held:
-                return -errno.EINPROGRESS  # the app asks again, and is told then
-            sock.phase, sock.answered = CONNECTED, call.tid
-            return 0
-        if late:
-            _kernel.connect(made, UNSPEC)
-            late, error = False, errno.ETIMEDOUT
-        where = target.again(made, sock.family) if target is not None else None
-        if where is not None:
-            sock.actual = where
-            return None
-        sock.phase, sock.answered = NEW, call.tid
-        return -error
-
-    call.on_lost = sock.finish_again
-    outcome = look()
+    progress = _Progress(attempt, target)
+    attempt.call.on_lost = attempt.sock.finish_again
+    outcome = progress.look()
     if outcome is not None:
         return outcome
-    if status & NONBLOCK and not held:
+    if attempt.status & NONBLOCK and not progress.held:
         return -errno.EALREADY
-    timeout = GRACE if held else receive_timeout(made, _SO_SNDTIMEO)
-    parked = switch.parking.park(call, made, select.EPOLLOUT, look, timeout, on_timeout)
+    timeout = GRACE if progress.held else receive_timeout(attempt.fd, _SO_SNDTIMEO)
+    parked = switch.parking.park(attempt.call, attempt.fd, select.EPOLLOUT, progress.look, timeout, on_timeout)
+    if target is not None and target.patience is not None and not progress.held:
+        _give_up_after(switch, parked, progress, target.patience)
+    return LATER
+
+
+def _give_up_after(switch: Switch, parked: Parked, progress: _Progress, seconds: float) -> None:
+    """Let another backend have its turn when this one says nothing."""
 
     def expire() -> None:
-        nonlocal late
-        if switch.parking.holds(parked) and target is not None and target.patience is not None:
-            late = True
-            switch.loop.after(target.patience, expire)
+        if switch.parking.holds(parked):
+            progress.late = True
+            _give_up_after(switch, parked, progress, seconds)
             switch.parking.retry(parked)
 
-    if target is not None and target.patience is not None and not held:
-        switch.loop.after(target.patience, expire)
-    return LATER
+    switch.loop.after(seconds, expire)
+
+
+class _Progress:
+    """A TCP connection that is being made, while its call waits. ``attempt.fd`` is the TCP socket."""
+
+    def __init__(self, attempt: Attempt, target: Target | None) -> None:
+        self._attempt = attempt
+        self._target = target
+        self.held = bool(attempt.status & NONBLOCK) and target is not None and target.patience is not None
+        self.late = False  # whoever it is connecting to has had its time
+
+    def look(self) -> Outcome | None:
+        """None: not yet."""
+        fd, sock = self._attempt.fd, self._attempt.sock
+        error = _kernel.connect(fd, sock.actual)
+        if error == errno.EALREADY and not self.late:
+            return None
+        if error in (0, errno.EISCONN):
+            return self._succeeded()
+        if self.late:
+            _kernel.connect(fd, UNSPEC)
+            self.late, error = False, errno.ETIMEDOUT
+        where = self._target.again(fd, sock.family, error) if self._target is not None else None
+        if where is None:
+            sock.phase, sock.answered = NEW, self._attempt.call.tid
+            return -error
+        sock.actual = where
+        return None
+
+    def _succeeded(self) -> Outcome:
+        sock = self._attempt.sock
+        if self._target is not None:
+            self._target.succeeded()
+        if self.held:
+            return -errno.EINPROGRESS  # the app asks again, and is told then
+        sock.phase, sock.answered = CONNECTED, self._attempt.call.tid
+        return 0
 
 
 def copy_options(old: Fd, new: Fd, sock: Socket) -> None:

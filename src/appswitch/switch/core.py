@@ -6,30 +6,28 @@ import errno
 import random
 import select
 import traceback
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.model import ConnectionRow, SocketRow
 from appswitch.routing.clusters import Cluster, Clusters
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.route import Deny, Flow, World
 from appswitch.routing.table import Table
-from appswitch.switch import accept, bind, connections
+from appswitch.switch import accept, bind
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
-from appswitch.switch.flowlog import FlowLog
+from appswitch.switch.early import Early
+from appswitch.switch.flowlog import FlowLog, shown
 from appswitch.switch.flows import Flows
 from appswitch.switch.gates import Gates
 from appswitch.switch.held import Held, Splice
@@ -43,13 +41,11 @@ from appswitch.switch.peeking import Peeking
 from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service, Services
-from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, Socket, Sockets
+from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
-Serve = Callable[[tuple[int, ...]], None]  # what is done with a notification
-
 _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
@@ -88,17 +84,11 @@ class Switch:
         self.datagrams = Datagrams(self.apps, loop.steady, self.policies)
         self.relay = Relay(self, loop)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
-        self.datagrams.on_up = reports.server_up
-        self.datagrams.on_down = reports.server_down
-        self.datagrams.on_gone = self.relay.forget
-        self.datagrams.on_denied = self._datagram_denied
         self.parking = Parking(loop, journal)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(reports)
         self.gates = Gates(self)
         self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce, self.gates)
-        self.services.on_up = reports.server_up
-        self.services.on_down = reports.server_down
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
@@ -107,18 +97,25 @@ class Switch:
         self.holding = Holding(self)
         self.waiting = Waiting(self)
         self.census = Census(self)
-        self.splicer = Splicer(loop, str(paths.splicer()), self.log)
+        self.splicer = Splicer(loop, "", self.log)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
         }
         self.recovered = False  # some connections were made by an earlier switch
+        self.early = Early()
         self.on_detach: Callable[[App], None] = lambda _app: None
         self._sweep_at = _MIN_GROWTH
         self.pick = _picker()
-        self._early: deque[tuple[Serve, tuple[int, ...]]] | None = None  # calls that came before the configuration
+        self._listen_to_tables()
         loop.every(LISTENERS_SWEEP, self._sweep)
+
+    def _listen_to_tables(self) -> None:
+        self.services.on_up = self.datagrams.on_up = self.reports.server_up
+        self.services.on_down = self.datagrams.on_down = self.reports.server_down
+        self.datagrams.on_gone = self.relay.forget
+        self.datagrams.on_denied = self._datagram_denied
 
     # -- apps
 
@@ -133,35 +130,13 @@ class Switch:
         tcp_only = app.spec.transport == "tcp"
         serve = self.dispatch.server_for(app)
         self.loop.watch_notifier(
-            app.listener, tcp_only, self.when_configured(serve), lambda events: self._on_hang_up(app, events)
+            app.listener, tcp_only, self.early.guard(serve), lambda events: self._on_hang_up(app, events)
         )
         self.reports.app_attached(app)
-
-    def recover(self) -> None:
-        """Apps of an earlier switch are served: nothing is decided until control has told what is configured."""
-        self.recovered = True
-        self._early = deque()
 
     def _datagram_denied(self, verdict: Deny, client: End, to: Address) -> None:
         flow = Flow(client, to, protocol="udp")
         self.flowlog.refused(flow, Address(client.ip, 0), verdict, verdict.error, verdict.rule)
-
-    def when_configured(self, serve: Serve) -> Serve:
-        """``serve``, but not before `begin`."""
-
-        def serve_later(notification: tuple[int, ...]) -> None:
-            if self._early is None:
-                serve(notification)
-            else:
-                self._early.append((serve, notification))  # each thread has at most one
-
-        return serve_later if self._early is not None else serve
-
-    def begin(self) -> None:
-        """The configuration is complete."""
-        early, self._early = self._early, None
-        for serve, notification in early or ():
-            serve(notification)
 
     def _on_hang_up(self, app: App, events: int) -> None:
         if events & select.EPOLLHUP:
@@ -283,67 +258,13 @@ class Switch:
         """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads."""
         entry = self.sockets.by_cookie.get(held.cookie)
         if entry is not None:
-            entry.peeked = held.flow.attributes
+            entry.peeked = shown(held.flow.attributes)
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
 
     def splices(self) -> list[Splice]:
         """The connections whose bytes are carried now."""
         return [row.info for row in self.splicer.rows()]
-
-    # -- views
-
-    def socket_rows(self) -> tuple[SocketRow, ...]:
-        """As `ax get sockets` shows them."""
-        self.sweep_sockets()
-        inodes = {row[0]: row[1] for row in _kernel.dump_unix(_ALL_STATES)}
-        rows = tuple(self._socket_row(s, inodes.get(s.cookie, 0)) for s in self.sockets.by_cookie.values())
-        self.datagrams.sweep()
-        return rows + self.datagrams.socket_rows()
-
-    def _socket_row(self, sock: Socket, inode: int) -> SocketRow:
-        flags = {
-            "listening": sock.phase == LISTENING,
-            "connected": sock.phase in (CONNECTED, FINISHING),
-            "bound": sock.bound is not None,
-            "reuseaddr": sock.reuseaddr,
-            "reuseport": sock.reuseport,
-            "v6only": sock.v6only,
-            "unix": sock.unix,
-            "tcp": not sock.unix,
-        }
-        service = self.services.by_id.get(sock.service)
-        return SocketRow(
-            id=sock.cookie, app_id=sock.app.id, inode=inode, proto="tcp",
-            flags=tuple(flag for flag, on in flags.items() if on),
-            bind_ip=str(sock.bound) if sock.bound else "", backlog=service.backlog if service else 0,
-        )  # fmt: skip
-
-    def connection_rows(self) -> tuple[ConnectionRow, ...]:
-        """As `ax get connections` shows them."""
-        self.datagrams.sweep()
-        return (*connections.rows(self), *self.datagrams.connection_rows())
-
-    def stats(self) -> dict[str, float]:
-        """Sizes of the tables, and calls and nanoseconds by system call."""
-        sizes = {
-            "apps": len(self.apps),
-            "services": len(self.services.by_id),
-            "sockets": len(self.sockets.by_cookie) + len(self.sockets.born),
-            "parked": len(self.parking),
-            "datagram_sockets": len(self.datagrams.by_cookie),
-            "datagram_peers": len(self.relay),
-            "datagrams_carried": self.relay.carried,
-            "vservices": len(self.clusters.by_name),
-            "policies": len(self.policies),
-            "held": len(self.peeking),
-            "held_total": self.peeking.seen,
-            "waiting": len(self.waiting),
-        }
-        flows = {f"flows.{verdict}": float(count) for verdict, count in self.flowlog.counts.items()}
-        calls = {f"calls.{name}": count for name, count in self.dispatch.counts.items()}
-        times = {f"nanoseconds.{name}": ns for name, ns in self.dispatch.nanoseconds.items()}
-        return {**sizes, **flows, **calls, **times}
 
     def fault(self, name: str, app: App, problem: Exception) -> int:
         """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""

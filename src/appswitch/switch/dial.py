@@ -104,9 +104,9 @@ class Dialled:
             upstream = self._dial.next()
         return self._dial.error, b""
 
-    def again(self, tcp: Fd, family: int) -> bytes | None:
+    def again(self, tcp: Fd, family: int, error: int) -> bytes | None:
         """See `connecting.Target`."""
-        self._dial.failed(errno.ECONNREFUSED)
+        self._dial.failed(error)
         if self._dial.next() is None:
             return None
         error, where = self.start(tcp, family)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
+from typing import Literal, NamedTuple
 
 from appswitch import wire
 from appswitch.address import Address
@@ -15,6 +16,22 @@ from appswitch.switch.report import Reports
 
 AGAIN = 60.0  # seconds in which a flow that was denied by the same rule is not logged again
 REMEMBERED = 4096  # of those
+_SECRET = ("http.header.", "http.query")
+
+Carried = Transport | Literal["", "splice"]
+
+
+class More(NamedTuple):
+    """What is known of a decision beside flow and verdict."""
+
+    server_app: int = 0
+    vservice: str = ""
+    backend: str = ""
+    rule: str = ""
+    error: str = ""
+    transport: Carried = ""
+    waited: float = 0.0
+
 
 _Seen = tuple[int, Address, str, bool]
 
@@ -33,10 +50,8 @@ class FlowLog:
         if not self.followed and not verdict.dry_run:
             return
         server = verdict.endpoints[0].app_id if len({e.app_id for e in verdict.endpoints}) == 1 else 0
-        self._emit(
-            flow, client, "allowed", verdict, server_app=server, transport="unix" if unix else "tcp",
-            backend=str(verdict.to),
-        )  # fmt: skip
+        more = More(server, backend=str(verdict.to), transport="unix" if unix else "tcp")
+        self._emit(flow, client, "allowed", verdict, more)
 
     def allowed(
         self,
@@ -44,7 +59,7 @@ class FlowLog:
         client: Address,
         verdict: Verdict,
         upstream: Upstream,
-        transport: Transport | str,
+        transport: Carried,
         since: float | None = None,
     ) -> None:
         """A connection of a vservice, or one that was held (``since`` when)."""
@@ -54,17 +69,16 @@ class FlowLog:
         if self.followed or _dry_run(verdict):
             member = upstream.member
             endpoints = upstream.endpoints
-            self._emit(
-                flow, client, "allowed", verdict, transport=transport, backend=str(upstream.address),
-                server_app=member.id if member is not None else endpoints[0].app_id if endpoints else 0,
-                waited=time.monotonic() - since if since is not None else 0.0,
-            )  # fmt: skip
+            server = member.id if member is not None else endpoints[0].app_id if endpoints else 0
+            waited = time.monotonic() - since if since is not None else 0.0
+            more = More(server, backend=str(upstream.address), transport=transport, waited=waited)
+            self._emit(flow, client, "allowed", verdict, more)
 
     def outside(self, flow: Flow, client: Address, verdict: Outside) -> None:
         """A connection to the host's network."""
         self.counts["allowed"] += 1
         if self.followed or verdict.dry_run:
-            self._emit(flow, client, "allowed", verdict, transport="tcp")
+            self._emit(flow, client, "allowed", verdict, More(transport="tcp"))
 
     def refused(self, flow: Flow, client: Address, verdict: Verdict, error: int, rule: str) -> None:
         """Nobody is there, or (``rule``) somebody forbids it."""
@@ -73,20 +87,20 @@ class FlowLog:
         if rule:
             self._log_once(flow, client, rule, error)
         if rule or self.followed:
-            self._emit(flow, client, what, verdict, error=errno.errorcode.get(error, str(error)), rule=rule)
+            self._emit(flow, client, what, verdict, More(error=errno.errorcode.get(error, str(error)), rule=rule))
 
     def waiting(self, flow: Flow, verdict: Wait) -> None:
         """A client waits for a service to come."""
         self.counts["waiting"] += 1
         if self.followed:
-            self._emit(flow, Address(flow.client.ip, 0), "waiting", verdict, vservice=verdict.name)
+            self._emit(flow, Address(flow.client.ip, 0), "waiting", verdict, More(vservice=verdict.name))
 
     def timed_out(self, flow: Flow, verdict: Wait) -> None:
         """It did not come."""
         self.counts["timed_out"] += 1
         if self.followed:
             client = Address(flow.client.ip, 0)
-            self._emit(flow, client, "timed out", verdict, vservice=verdict.name, error="ETIMEDOUT")
+            self._emit(flow, client, "timed out", verdict, More(vservice=verdict.name, error="ETIMEDOUT"))
 
     def ejected(self, vservice: str, backend: str, error: str) -> None:
         """A backend is left alone for a while."""
@@ -108,40 +122,29 @@ class FlowLog:
             **({} if dry_run else {"error": errno.errorcode.get(error, str(error))}),
         )  # fmt: skip
 
-    def _emit(
-        self,
-        flow: Flow,
-        client: Address,
-        what: FlowVerdict,
-        verdict: Verdict,
-        *,
-        server_app: int = 0,
-        vservice: str = "",
-        backend: str = "",
-        rule: str = "",
-        error: str = "",
-        transport: Transport | str = "",
-        waited: float = 0.0,
-    ) -> None:
+    def _emit(self, flow: Flow, client: Address, what: FlowVerdict, verdict: Verdict, more: More) -> None:
         dry_run = _dry_run(verdict)
         for name in dry_run:
             self.counts["dry_run_denied"] += 1
             self._log_once(flow, client, name, 0, dry_run=True)
-        attributes = dict(flow.attributes or {})
+        attributes = shown(flow.attributes)
+        vservice, rule = more.vservice, more.rule
         if isinstance(verdict, Balanced):
             vservice = verdict.cluster.name
             rule = rule or (verdict.route.name if len(verdict.cluster.routes) > 1 else "")
-        self._reports.send(
-            wire.FlowSeen(
-                row=FlowRow(
-                    time=time.time(), proto=flow.protocol, verdict=what, client_app=flow.client.app_id,
-                    server_app=server_app, client=str(client), server=str(flow.to), vservice=vservice,
-                    backend=backend, rule=rule or (dry_run[0] if dry_run else ""), error=error,
-                    dry_run=bool(dry_run), protocol=attributes.pop("protocol", ""), attributes=attributes,
-                    transport=transport, waited=waited,  # type: ignore[arg-type]
-                )
-            )
+        row = FlowRow(
+            time=time.time(), proto=flow.protocol, verdict=what, client_app=flow.client.app_id,
+            server_app=more.server_app, client=str(client), server=str(flow.to), vservice=vservice,
+            backend=more.backend, rule=rule or (dry_run[0] if dry_run else ""), error=more.error,
+            dry_run=bool(dry_run), protocol=attributes.pop("protocol", ""), attributes=attributes,
+            transport=more.transport, waited=more.waited,
         )  # fmt: skip
+        self._reports.send(wire.FlowSeen(row=row))
+
+
+def shown(attributes: dict[str, str] | None) -> dict[str, str]:
+    """What may be told of first bytes: no headers and no queries, which hold credentials."""
+    return {name: value for name, value in (attributes or {}).items() if not name.startswith(_SECRET)}
 
 
 def _dry_run(verdict: Verdict) -> tuple[str, ...]:

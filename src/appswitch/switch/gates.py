@@ -15,9 +15,9 @@ from appswitch._kernel import Fd
 from appswitch.address import ANY4, ANY6, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.routing.policy import End
 from appswitch.resources import Peek
 from appswitch.routing.l7 import Peeked, as_attributes
+from appswitch.routing.policy import End
 from appswitch.routing.route import Balanced, Deny, Flow, Local, Verdict, route
 from appswitch.switch.held import Held, reset
 from appswitch.switch.services import Arrival, Service

@@ -20,6 +20,7 @@ from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
 from appswitch.switch.dial import Dial, living, zone_of
+from appswitch.switch.flowlog import shown
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.lobby import Lobby
@@ -152,7 +153,7 @@ class Holding:
             return False
         client = self._switch.sockets.by_cookie.get(held.cookie)
         if client is not None:
-            client.peer_app, client.peeked = service.app.id, held.flow.attributes
+            client.peer_app, client.peeked = service.app.id, shown(held.flow.attributes)
         return True
 
     def _refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:

@@ -15,7 +15,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
-from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
+from appswitch.kernel.sockaddr import AF_INET, AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.loop import Loop
 

@@ -68,7 +68,7 @@ def answer_again(switch: Switch, pending: list[tuple[int, ...]]) -> None:
     for notification in pending:
         for app in switch.apps.values():
             if _kernel.still_valid(app.listener, notification[1]):
-                switch.when_configured(switch.dispatch.server_for(app, again=True))(
+                switch.early.guard(switch.dispatch.server_for(app, again=True))(
                     (app.listener.fileno(), *notification[1:])
                 )
                 break

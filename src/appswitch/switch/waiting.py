@@ -1,9 +1,9 @@
 """connect(2) to a service that is not there yet.
 
 A blocking call is parked. A non-blocking one gets EINPROGRESS, and has to have a socket that is truly connecting, so
-that poll(2), epoll(7), SO_ERROR and another connect(2) are the kernel's own. It is a TCP socket whose SYN is sent to the
-*waiting room*, a listening socket of ours with a filter that drops everything. When the service comes, a socket bound
-to the room's address connects to the client: a simultaneous open (RFC 9293 section 3.5, figure 8), both ends are
+that poll(2), epoll(7), SO_ERROR and another connect(2) are the kernel's own. It is a TCP socket whose SYN is sent to
+the *waiting room*, a listening socket of ours with a filter that drops everything. When the service comes, a socket
+bound to the room's address connects to the client: a simultaneous open (RFC 9293 section 3.5, figure 8), both ends are
 established at once, and ours goes to the server. When nobody comes, TCP_USER_TIMEOUT lets the kernel say ETIMEDOUT.
 """
 
