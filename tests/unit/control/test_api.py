@@ -626,7 +626,7 @@ async def test_openapi(connect: Connect) -> None:
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
-        "/v1/names", "/v1/pools", "/v1/exposed",
+        "/v1/names", "/v1/pools", "/v1/exposed", "/v1/explain",
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)
