@@ -19,12 +19,14 @@ setup: ## Virtual environment, build, and as root the Debian packages that tests
 setup-light:
 	@scripts/setup.sh --light
 
-native: src/appswitch/_kernel.abi3.so src/appswitch/_bin/ax-launch ## Compile the C in place: PYTHONPATH=src .venv/bin/python -m appswitch.cli
+native: src/appswitch/_kernel.abi3.so src/appswitch/_bin/ax-launch src/appswitch/_bin/ax-splice ## Compile the C in place: PYTHONPATH=src .venv/bin/python -m appswitch.cli
 
 src/appswitch/_kernel.abi3.so: $(wildcard native/kernel/*)
 	$(CC) $(CFLAGS) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 -isystem $(PYTHON_INCLUDE) -shared -fPIC native/kernel/*.c -o $@
 
 src/appswitch/_bin/ax-launch: native/launcher.c
+src/appswitch/_bin/ax-splice: native/splicer.c
+src/appswitch/_bin/%:
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(WARNINGS) -Wpedantic -static $< -o $@
 
