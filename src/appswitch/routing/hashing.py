@@ -20,12 +20,12 @@ from typing import Protocol
 
 Members = tuple[tuple[Hashable, int], ...]  # identity and weight (> 0) of each backend, in any order
 
-# Built in the switch's loop, so neither may be large: some milliseconds for 16,384 of either, instead of the 65,537 slots
-# of Envoy's default. (How many backends, points of the heaviest.) From one step to the next most keys move.
+# Built in the switch's loop, so neither may be large: at most 16,384 points or slots, some milliseconds, where Envoy's
+# default is 65,537. (How many backends, points of the heaviest.) From one step to the next most keys move.
 RING_POINTS: tuple[tuple[int, int], ...] = ((128, 128), (1024, 16))
 RING_POINTS_BEYOND = 4
-# (How many backends, slots of the table), primes: at least 7 slots each. A table of another size is another table, hence
-# few steps. Beyond 16,381 backends some get nothing.
+# (How many backends, slots of the table), primes: at least 7 slots each. A table of another size is another table,
+# hence few steps. Beyond 16,381 backends some get nothing.
 MAGLEV_SLOTS: tuple[tuple[int, int], ...] = ((16, 2039), (1024, 8191))
 MAGLEV_SLOTS_BEYOND = 16381
 
