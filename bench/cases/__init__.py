@@ -56,7 +56,7 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import calls, connections, datagrams, dns, established, footprint, growth, names, startup
+    from bench.cases import balance, calls, connections, datagrams, dns, established, footprint, growth, names, startup
 
     return {
         "connections": connections.measure,
@@ -68,6 +68,7 @@ def cases() -> dict[str, Measure]:
         "handlers": calls.measure_handlers,
         "dns": dns.measure,
         "names": names.measure,
+        "balance": balance.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,

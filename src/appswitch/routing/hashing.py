@@ -20,14 +20,12 @@ from typing import Protocol
 
 Members = tuple[tuple[Hashable, int], ...]  # identity and weight (> 0) of each backend, in any order
 
-# Built in the switch's loop, so neither may be large: some milliseconds for 16,384 of either, instead of the 65,537 slots
-# of Envoy's default. (How many backends, points of the heaviest.) From one step to the next most keys move.
-RING_POINTS: tuple[tuple[int, int], ...] = ((128, 128), (1024, 16))
-RING_POINTS_BEYOND = 4
-# (How many backends, slots of the table), primes: at least 7 slots each. A table of another size is another table, hence
-# few steps. Beyond 16,381 backends some get nothing.
-MAGLEV_SLOTS: tuple[tuple[int, int], ...] = ((16, 2039), (1024, 8191))
-MAGLEV_SLOTS_BEYOND = 16381
+# Built in the switch's loop when backends change, hence small: some milliseconds. Envoy's default for Maglev is 65,537.
+RING_POINTS = 16384  # of all together, where there are more than 128 of them
+POINTS = 128  # of the heaviest, at most
+# A prime. One for however many: a table of another size is another table, and all keys would move. Some hundred
+# backends are served well (20 slots each of 400); of more than it has slots, the first in order.
+SLOTS = 8191
 
 _EIGHT = struct.Struct("<8Q")
 _TWO = struct.Struct("<2Q")
@@ -58,11 +56,12 @@ class Ring:
     __slots__ = ("_points", "owners")
 
     def __init__(self, members: Members) -> None:
-        most = _step(RING_POINTS, RING_POINTS_BEYOND, len(members))
+        most = max(1, min(POINTS, RING_POINTS // len(members)))
         heaviest = max(weight for _, weight in members)
         owner: dict[int, Hashable] = {}
         for key, weight in members:
-            # By the heaviest, not by the sum: the points of others stay where they are when one comes or goes.
+            # By the heaviest, not by the sum: the points of others stay where they are when one comes or goes. Where
+            # there are so many that each has to give one up, it is its last.
             owner.update(dict.fromkeys(_points(key, max(1, round(most * weight / heaviest))), key))
         self._points = sorted(owner)
         self.owners: list[Hashable] = [owner[point] for point in self._points]
@@ -82,10 +81,9 @@ class Maglev:
     __slots__ = ("owners",)
 
     def __init__(self, members: Members) -> None:
-        size = _step(MAGLEV_SLOTS, MAGLEV_SLOTS_BEYOND, len(members))
         ordered = sorted(members, key=lambda member: identity(member[0]))
-        at, skip = zip(*(_preference(key, size) for key, _ in ordered), strict=True)
-        claimed = _claim(size, _turns(tuple(weight for _, weight in ordered), size), list(at), skip)
+        at, skip = zip(*(_preference(key) for key, _ in ordered), strict=True)
+        claimed = _claim(_turns(tuple(weight for _, weight in ordered)), list(at), skip)
         self.owners: list[Hashable] = [ordered[index][0] for index in claimed]
 
     def slot(self, point: int) -> int:
@@ -99,10 +97,6 @@ def rendezvous(point: int, keys: Sequence[Hashable]) -> Hashable:
     return max(keys, key=lambda key: digest(prefix + identity(key)))
 
 
-def _step(steps: tuple[tuple[int, int], ...], beyond: int, count: int) -> int:
-    return next((value for bound, value in steps if count <= bound), beyond)
-
-
 def _points(key: Hashable, count: int) -> list[int]:
     name = identity(key)
     points: list[int] = []
@@ -111,33 +105,33 @@ def _points(key: Hashable, count: int) -> list[int]:
     return points[:count]
 
 
-def _preference(key: Hashable, size: int) -> tuple[int, int]:
-    """Where a backend begins and how far it steps; every slot is met because ``size`` is prime."""
+def _preference(key: Hashable) -> tuple[int, int]:
+    """Where a backend begins and how far it steps; every slot is met because their number is prime."""
     offset, skip = _TWO.unpack(blake2b(identity(key), digest_size=16).digest())
-    return offset % size, skip % (size - 1) + 1
+    return offset % SLOTS, skip % (SLOTS - 1) + 1
 
 
-def _turns(weights: tuple[int, ...], size: int) -> list[int]:
-    """Who claims when: each as often as its share of ``size``, spread evenly; who has a share below one, once."""
+def _turns(weights: tuple[int, ...]) -> list[int]:
+    """Who claims when: as often as its share of the slots, spread evenly; who has a share below one, once."""
     count = len(weights)
     if len(set(weights)) == 1:
-        return [turn % count for turn in range(size)]
+        return [turn % count for turn in range(SLOTS)]
     total = sum(weights)
-    shares = [max(1, round(weight * size / total)) for weight in weights]
+    shares = [max(1, round(weight * SLOTS / total)) for weight in weights]
     due = sorted(((2 * turn + 1) / share, index) for index, share in enumerate(shares) for turn in range(share))
     turns = [index for _, index in due]
     heaviest = max(range(count), key=weights.__getitem__)
-    return (turns + [heaviest] * (size - len(turns)))[:size]
+    return (turns + [heaviest] * (SLOTS - len(turns)))[:SLOTS]
 
 
-def _claim(size: int, turns: list[int], at: list[int], skip: tuple[int, ...]) -> list[int]:
-    owners = [-1] * size
+def _claim(turns: list[int], at: list[int], skip: tuple[int, ...]) -> list[int]:
+    owners = [-1] * SLOTS
     for index in turns:
         place, step = at[index], skip[index]
         while owners[place] >= 0:
             place += step
-            if place >= size:
-                place -= size
+            if place >= SLOTS:
+                place -= SLOTS
         owners[place] = index
         at[index] = place
     return owners

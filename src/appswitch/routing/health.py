@@ -5,7 +5,7 @@ and without an interval: every rule is applied when something happens.
 
 1. ``consecutive_failures`` connections in a row that were refused or timed out eject a backend. Zero never ejects.
 2. It stays ejected for ``base_ejection`` times the number of its ejections so far, at most for ``max_ejection``. That
-   number falls by one for each ``base_ejection`` that has passed since it was last back in use.
+   number falls by one for each ``base_ejection`` that has passed since its latest ejection ended, or would have ended.
 3. Not more than ``max_ejected_percent`` of the backends that it was last offered with are ejected at a time, but one
    always may be.
 4. When its time is over it is used again, on probation: the first failure ejects it again, the first success makes it
