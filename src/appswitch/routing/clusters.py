@@ -38,11 +38,9 @@ class Upstream(NamedTuple):
     member: Member | None  # None: outside
     endpoints: tuple[Endpoint, ...]  # of the app; none: it does not listen there
     spec: BackendSpec
-
-    @property
-    def key(self) -> Hashable:
-        """What stays the same when the backend is restarted: for accounting and hashing."""
-        return (self.member.id, self.address.port) if self.member is not None else self.address
+    # For accounting and hashing: the address, which stays the same when the backend is restarted; of apps that share
+    # one, the app and its port.
+    key: Hashable = None
 
     @property
     def up(self) -> bool:
@@ -189,7 +187,8 @@ class Clusters:
 
     def _upstreams_of(self, spec: BackendSpec, port: int, table: Table, depth: int) -> Iterator[Upstream]:
         if spec.external:
-            yield Upstream(_outside(spec.external), None, (), spec)
+            address = _outside(spec.external)
+            yield Upstream(address, None, (), spec, address)
             return
         inner = self._inner(spec, port)
         if inner and depth < DEPTH:
@@ -200,7 +199,9 @@ class Clusters:
         for member, ip in _members(spec, table):
             there = tuple(e for e in table.by_app.get((member.id, port), ()) if _reached(e, ip))
             own = ip or next((e.bound.ip for e in there if any(e.bound.ip)), None) or next(iter(member.ips), b"\0" * 4)
-            yield Upstream(Address(own, port), member, there, spec)
+            address = Address(own, port)
+            alone = len(table.by_ip.get(own, ())) == 1
+            yield Upstream(address, member, there, spec, address if alone else (member.id, port))
 
     def _inner(self, spec: BackendSpec, port: int) -> tuple[Cluster, ...]:
         """The vservice that a backend is, if it is one: by the port that it is asked for, or its only one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch.address import Address
@@ -55,12 +55,15 @@ class Census:
     def _count(self) -> None:
         self._at = time.monotonic()
         counts = Counter(self._connections())
-        for cluster in self._switch.clusters.all():
+        clusters, table = self._switch.clusters, self._switch.table
+        for cluster in clusters.all():
             queued = self._pending() if cluster.limits.pending else {}
+            port = cluster.port.target if cluster.port is not None else 0
             for route in cluster.routes:
-                for row in route.balancer.rows(self._at):
-                    backend = row.key if isinstance(row.key, Address) else cast("tuple[int, int]", row.key)[0]
-                    route.balancer.set_active(row.key, counts[id(cluster), backend], queued.get(row.key))
+                for upstream in clusters.upstreams(route.backends, port, table):
+                    backend = upstream.member.id if upstream.member is not None else upstream.address
+                    waiting = queued.get((backend, upstream.address.port)) if queued else None
+                    route.balancer.set_active(upstream.key, counts[id(cluster), backend], waiting)
 
     def _connections(self) -> Iterator[tuple[int, int | Address]]:
         """The cluster that a connection went by, and the app or the outside address that it led to."""
