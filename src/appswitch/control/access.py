@@ -48,6 +48,10 @@ class Caller(msgspec.Struct, frozen=True):
         """Whether an app (None: no app any more) and what it has are shown."""
         return self.sees_all or (app is not None and app.uid == self.uid)
 
+    def sees_owner(self, uid: int) -> bool:
+        """Whether what this user has configured is shown."""
+        return self.sees_all or uid == self.uid
+
     def sees_connection(self, row: ConnectionRow, apps: dict[int, AppSpec]) -> bool:
         """Whoever owns one end sees a connection."""
         return self.sees_all or any(self.sees(apps.get(end)) for end in (row.client_app, row.server_app))

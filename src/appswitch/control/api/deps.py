@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from appswitch.control.access import Caller, caller
 from appswitch.control.api.views import ProblemDetail
 from appswitch.control.registry import Registry
+from appswitch.control.resources.service import Resources
 from appswitch.control.settings import Settings
 
 # For every operation: whatever goes wrong is a problem.
@@ -24,6 +25,7 @@ class Parts(msgspec.Struct):
 
     settings: Settings
     registry: Registry
+    resources: Resources
     token: str | None = None  # of TCP; changes on SIGHUP
     started: float = msgspec.field(default_factory=time.monotonic)
 
