@@ -4,7 +4,8 @@ It is run by file path (``python -I -S keeper.py``), so it imports nothing but a
 library: it has to stay small, and it must not be able to break. Its options are environment variables:
 
 ``AX_RUN_DIR`` the daemon's directory, ``AX_NODE_NAME`` for the ready line, ``AX_LOG_FORMAT`` (console or json),
-``NOTIFY_SOCKET`` where its own service manager listens, if it has one.
+``NOTIFY_SOCKET`` where its own service manager listens, if it has one; ``AX_STATE_DIR`` where control keeps what is
+configured, and ``AX_CLEAN`` (1) to forget that. In the run directory it goes with the daemon.
 
 To its children it is a service manager: it speaks the server's side of sd_notify(3) (READY, STATUS, FDSTORE,
 FDSTOREREMOVE, FDNAME, FDPOLL) and hands stored descriptors back as sd_listen_fds(3) describes. A child that is moved
@@ -38,7 +39,8 @@ FIRST_FD = 3  # SD_LISTEN_FDS_START
 MAX_NAMES = 120 << 10  # bytes: LISTEN_FDNAMES must fit one argument of execve(2), MAX_ARG_STRLEN is 128 KiB
 SCM_MAX_FD = 253  # descriptors that the kernel passes in one message, unix(7)
 SOCKETS = ("rest.sock", "attach.sock", "switch.sock", "notify.sock")
-LEFTOVERS = (*SOCKETS, "resolv.conf")  # removed when the daemon is gone
+STATE = ("state.db", "state.db-wal", "state.db-shm", "state.db-journal")
+LEFTOVERS = (*SOCKETS, "resolv.conf", *STATE)  # removed when the daemon is gone
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -106,6 +108,13 @@ def lock_pidfile(path: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _remove(directory: str, names: Sequence[str]) -> None:
+    """Files that may be there."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))
 
 
 def _remove_sockets(directory: str) -> None:
@@ -272,6 +281,8 @@ class Keeper:
         os.umask(0o022)
         _raise_file_limit()
         self._sweep()
+        if os.environ.pop("AX_CLEAN", "0") == "1" and os.environ.get("AX_STATE_DIR"):
+            _remove(os.environ["AX_STATE_DIR"], STATE)
         self.notify = NotifySocket(os.path.join(self.directory, "notify.sock"))
         self.epoll = select.epoll()
         self.epoll.register(self.notify.socket, select.EPOLLIN)
@@ -289,9 +300,7 @@ class Keeper:
         return self.status
 
     def _sweep(self) -> None:
-        for name in LEFTOVERS:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.directory, name))
+        _remove(self.directory, LEFTOVERS)
 
     def _finished(self) -> bool:
         return self.stopping is not None and not any(child.pid for child in self.children)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:  # pathlib is imported late: `ax run`, which is on every app's
     from pathlib import Path
 
 SYSTEM = "/run/appswitch"  # root's
+SYSTEM_STATE = "/var/lib/appswitch"
+STATE = "state.db"  # SQLite, with its journal beside it
 
 
 class RunDir:
@@ -77,10 +79,13 @@ class RunDir:
 
 
 def run_dir() -> RunDir:
-    """``$AX_RUN_DIR``; else /run/appswitch for root, ``$XDG_RUNTIME_DIR/appswitch`` or one in /tmp for other users."""
+    """``$AX_RUN_DIR``; else the user's `default_run_dir`."""
     given = os.environ.get("AX_RUN_DIR")
-    if given:
-        return RunDir(os.path.abspath(given))  # noqa: PTH100 - see above
+    return RunDir(os.path.abspath(given)) if given else default_run_dir()  # noqa: PTH100 - see above
+
+
+def default_run_dir() -> RunDir:
+    """/run/appswitch for root, ``$XDG_RUNTIME_DIR/appswitch`` or one in /tmp for other users."""
     uid = os.geteuid()
     if uid == 0:
         return RunDir(SYSTEM)
@@ -88,3 +93,10 @@ def run_dir() -> RunDir:
     if runtime and os.path.isdir(runtime):  # noqa: PTH112
         return RunDir(f"{runtime}/appswitch")
     return RunDir(f"/tmp/appswitch-{uid}")  # noqa: S108 - the keeper refuses a directory that is not the user's own
+
+
+def state_dir() -> str:
+    """Where configuration outlives the daemon: /var/lib/appswitch for root, else in ``$XDG_STATE_HOME``."""
+    if os.geteuid() == 0:
+        return SYSTEM_STATE
+    return (os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) + "/appswitch"  # noqa: PTH111

@@ -141,6 +141,7 @@ def _become_daemon(run_dir: RunDir, log: str, notify: str) -> None:
         env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, env["PYTHONPATH"].split(os.pathsep)))
     env["NOTIFY_SOCKET"] = notify
     env.setdefault("AX_REST_PORT", "auto")
+    env.setdefault("AX_STATE_DIR", run_dir.directory)  # what nobody started forgets when nobody needs it
     env.setdefault("AX_IDLE_EXIT", str(IDLE_EXIT))
     os.chdir("/")
     command = [sys.executable, "-P", "-m", "appswitch.cli", "daemon", "--run-dir", run_dir.directory]

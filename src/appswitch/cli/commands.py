@@ -15,7 +15,10 @@ from appswitch.cli import options, rest
 # name: (module, what `ax --help` says)
 SUBCOMMANDS = {
     "run": ("runhelp", "Run a program on the switch."),
-    "get": ("get", "Show apps, servers, connections, names and more."),
+    "create": ("create", "Create a vservice, a policy or a reference."),
+    "delete": ("delete", "Delete vservices, policies or references."),
+    "apply": ("apply", "Create and change what files say."),
+    "get": ("get", "Show apps, servers, vservices, policies and more."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),

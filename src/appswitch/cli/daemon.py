@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from appswitch import address, keeper, networks
-from appswitch.cli import hostnet, node
+from appswitch.cli import hostnet, node, state
 from appswitch.paths import RunDir, run_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,6 +126,13 @@ def _option(name: str, help: str, negated: bool = False, **more: Any) -> Callabl
     help="Read options from this file.",
 )
 @_option("--run-dir", "Sockets and state. Default: /run/appswitch for root, else in $XDG_RUNTIME_DIR.", metavar="DIR")
+@_option(
+    "--state-dir",
+    "Where vservices, policies and references are kept.  [default: /var/lib/appswitch for root, else "
+    "$XDG_STATE_HOME/appswitch; with another run directory nowhere: they go when the daemon ends]",
+    metavar="DIR",
+)
+@_option("--clean", "Forget what is kept there.", is_flag=True, default=False, show_default=False)
 @_option("--node-name", "What this host is called.  [default: its host name]", callback=_host_name, metavar="NAME")
 @_option(
     "--node-interface",
@@ -220,6 +227,7 @@ def command(**options: Any) -> None:
     check_features()
     where = options.pop("run_dir")
     directory = RunDir(os.path.abspath(where)) if where else run_dir()
+    options["state_dir"] = state.directory(options["state_dir"], directory)
     if options["rest_token_file"]:
         options["rest_token_file"] = os.path.abspath(options["rest_token_file"])
     environment = dict(os.environ, AX_RUN_DIR=directory.directory, AX_NODE_IP=",".join(node_ips))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from appswitch.cli import locate, output, rest
+from appswitch.cli import locate, names, output
 
 EPILOG = """\
 \b
@@ -18,7 +19,11 @@ Examples:
   ax get connections -o yaml
   ax get names                             what can be resolved, and to what
   ax get exposed                           ports of the host that lead to apps
+  ax get vservices web -o yaml             a document that ax apply takes
+  ax get backends web                      how the backends of a vservice are doing
 """
+# Shown as documents, as `ax apply` takes them.
+DOCUMENTS = ("vservices", "policies", "references")
 
 
 def _csv(values: Any) -> str:
@@ -35,6 +40,39 @@ def _flat(name: str) -> Any:
 
 def _app(name: str) -> Any:
     return lambda row: str(row["app"][name] or "")
+
+
+def _called(row: output.Row) -> str:
+    return str(row["metadata"]["name"])
+
+
+def _spec(name: str, default: str = "") -> Any:
+    return lambda row: str(row["spec"].get(name, default))
+
+
+def _list(name: str) -> Any:
+    return lambda row: _csv(row["spec"].get(name, ()))
+
+
+def _backend(given: output.Row) -> str:
+    if "labels" in given:
+        return "+".join(f"{key}={value}" for key, value in given["labels"].items())
+    return str(given.get("ip") or given.get("name") or given.get("external"))
+
+
+def _backends(name: str) -> Any:
+    return lambda row: _csv(map(_backend, row["spec"].get(name, ())))
+
+
+def _selector(given: output.Row) -> str:
+    words = [f"{key}={value}" for key, value in given.get("labels", {}).items()]
+    words += [str(one) for name in ("names", "networks", "executables") for one in given.get(name, ())]
+    words += [f"uid={one}" for one in given.get("uids", ())]
+    return "+".join(words) or "*"
+
+
+def _selectors(name: str) -> Any:
+    return lambda row: _csv(map(_selector, row["spec"].get(name, ()))) or "*"
 
 
 COLUMNS: dict[str, output.Columns] = {
@@ -74,6 +112,43 @@ COLUMNS: dict[str, output.Columns] = {
         ("SERVERAPP", lambda row: row["server_appid"] or ""),
         ("TRANSPORT", _flat("transport")),
     ),
+    "vservices": (
+        ("VSNAME", _called),
+        ("VSTYPE", _spec("lbType", "RoundRobin")),
+        ("VSIP", lambda row: _csv(row["status"]["ips"])),
+        ("VSPORTS", _list("ports")),
+        ("VSBACKENDIPS", _backends("backends")),
+    ),
+    "policies": (
+        ("NAME", _called),
+        ("ACTION", _spec("action")),
+        ("DIRECTION", _spec("direction", "ingress")),
+        ("FROM", _selectors("from")),
+        ("TO", _selectors("to")),
+        ("PORTS", _list("ports")),
+        ("L7", lambda row: str(len(row["spec"].get("l7", ())) or "")),
+        ("DRYRUN", lambda row: "yes" if row["spec"].get("dryRun") else ""),
+    ),
+    "references": (
+        ("NAME", _called),
+        ("NETWORK", _spec("network")),
+        ("PORTS", _list("ports")),
+        ("TO", _backends("to")),
+        ("WAIT", lambda row: f"{row['spec'].get('wait', 30):g}"),
+    ),
+    "backends": (
+        ("VSNAME", _flat("vservice")),
+        ("PORT", _flat("port")),
+        ("ROUTE", _flat("route")),
+        ("BACKEND", _flat("backend")),
+        ("SPEC", _flat("spec")),
+        ("STATE", _flat("state")),
+        ("WEIGHT", _flat("weight")),
+        ("PRIORITY", _flat("priority")),
+        ("ACTIVE", _flat("active")),
+        ("TOTAL", _flat("total")),
+        ("FAILURES", _flat("failures")),
+    ),
     "names": (
         ("NAME", _flat("name")),
         ("FQDN", _flat("fqdn")),
@@ -99,6 +174,7 @@ COLUMNS: dict[str, output.Columns] = {
 
 @click.command("get", epilog=EPILOG)
 @click.argument("what", type=click.Choice(list(COLUMNS)))
+@click.argument("name", required=False, shell_complete=names.complete)
 @click.option(
     "-o",
     "--output",
@@ -110,26 +186,31 @@ COLUMNS: dict[str, output.Columns] = {
 )
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
-def command(what: str, form: str, watch: bool, run_dir: str | None) -> None:
-    """Show what there is: apps, servers (who listens), names, address pools, exposed host ports, and so on."""
+def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | None) -> None:
+    """Show what there is: apps, servers (who listens), vservices, policies, names, address pools, and so on.
+
+    NAME is one vservice, policy or reference, or of backends those of one vservice.
+    """
+    if name is not None and what not in (*DOCUMENTS, "backends"):
+        raise click.UsageError(f"only {', '.join(DOCUMENTS)} and backends are shown by name")
     if watch:
         from appswitch.cli import watch as watching
 
-        watching.watch(what, form, run_dir)
+        watching.watch(what, form, run_dir, name)
         return
-    rows = fetch(what, run_dir)
+    rows = fetch(what, run_dir, name)
     if form == "table":
         head, *lines = output.table(COLUMNS[what], rows)
         click.echo("\n".join([output.heading(head), *lines]))
+    elif form == "yaml" and what in DOCUMENTS:
+        output.dump_all(rows, sys.stdout)
     else:
-        output.dump(rows, form, sys.stdout)
+        output.dump(rows[0] if name and what in DOCUMENTS else rows, form, sys.stdout)
 
 
-def fetch(what: str, run_dir: str | None) -> list[output.Row]:
-    """The rows of /v1/WHAT. Raises rest.DaemonDownError with what to do about it."""
-    try:
-        _, sock = locate.reach(run_dir)
-    except rest.DaemonDownError as err:
-        raise rest.DaemonDownError(f"{err}: {rest.explain_start(locate.own(run_dir).directory)}") from None
-    rows: list[output.Row] = rest.request(sock, "GET", f"/v1/{what}")[what]
-    return rows
+def fetch(what: str, run_dir: str | None, name: str | None = None) -> list[output.Row]:
+    """The rows of /v1/WHAT, or those with a name. Raises rest.DaemonDownError with what to do, rest.RefusedError."""
+    if name is not None and what in DOCUMENTS:
+        return [locate.ask(run_dir, "GET", f"/v1/{what}/{quote(name, safe='')}")]
+    rows: list[output.Row] = locate.ask(run_dir, "GET", f"/v1/{what}")[what]
+    return [row for row in rows if name in (None, row.get("vservice"))]

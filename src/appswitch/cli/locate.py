@@ -11,6 +11,7 @@ from appswitch.paths import SYSTEM, RunDir, run_dir
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
 PATIENCE = 5.0  # seconds that a daemon whose keeper lives may take to answer
 
@@ -36,6 +37,15 @@ def reach(given: str | None = None) -> tuple[RunDir, socket.socket]:
         except rest.DaemonDownError:
             pass
         raise
+
+
+def ask(given: str | None, method: str, path: str, body: object = None) -> Any:
+    """One request to the daemon that is meant. Raises rest.DaemonDownError with what to do, rest.RefusedError."""
+    try:
+        _, sock = reach(given)
+    except rest.DaemonDownError as err:
+        raise rest.DaemonDownError(f"{err}: {rest.explain_start(own(given).directory)}") from None
+    return rest.request(sock, method, path, body)
 
 
 def alive(directory: RunDir) -> bool:

@@ -42,6 +42,14 @@ def dump(value: object, form: str, out: TextIO) -> None:
     out.flush()
 
 
+def dump_all(values: Sequence[Row], out: TextIO) -> None:
+    """YAML documents, each after ``---``."""
+    import yaml
+
+    yaml.safe_dump_all(values, out, sort_keys=False, allow_unicode=True, explicit_start=True)
+    out.flush()
+
+
 def dump_line(value: object, form: str, out: TextIO) -> None:
     """One document of a stream: a line of JSON, or YAML after ``---``."""
     if form == "json":

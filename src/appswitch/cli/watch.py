@@ -12,20 +12,21 @@ from appswitch.cli import get, locate, output, rest
 
 EVERY = 1.0  # seconds between two looks at what has no events
 _EVENTS = ("apps", "servers")
-# Of sockets, servers, names, pools, exposed ports.
+# Of sockets, servers, backends, names, pools, exposed ports.
 _KEYS = (
     ("id",),
     ("app_id", "proto", "service_ip", "service_port", "since"),
+    ("vservice", "port", "route", "backend", "spec"),
     ("fqdn",),
     ("network",),
     ("appid", "address", "proto"),
 )
 
 
-def watch(what: str, form: str, run_dir: str | None) -> None:
+def watch(what: str, form: str, run_dir: str | None, name: str | None = None) -> None:
     """Until the user has had enough (Ctrl-C), or the daemon ends. Raises rest.DaemonDownError then."""
     show: Any = Screen(what) if sys.stdout.isatty() and form == "table" else Lines(what, form)
-    changes = _events(what, run_dir) if what in _EVENTS else _polled(what, run_dir)
+    changes = _events(what, run_dir) if what in _EVENTS else _polled(what, run_dir, name)
     try:
         for change in changes:
             show.take(*change)
@@ -54,10 +55,10 @@ def _events(what: str, run_dir: str | None) -> Iterator[Change]:
             yield _key(row), row if kind == "server-up" else None, not synced
 
 
-def _polled(what: str, run_dir: str | None) -> Iterator[Change]:
+def _polled(what: str, run_dir: str | None, name: str | None = None) -> Iterator[Change]:
     before: dict[str, output.Row] = {}
     while True:
-        now = {_key(row): row for row in get.fetch(what, run_dir)}
+        now = {_key(row): row for row in _seen(what, run_dir, name)}
         for key in before.keys() - now.keys():
             yield key, None, True
         for key, row in now.items():
@@ -68,8 +69,20 @@ def _polled(what: str, run_dir: str | None) -> Iterator[Change]:
         time.sleep(EVERY)
 
 
+def _seen(what: str, run_dir: str | None, name: str | None) -> list[output.Row]:
+    """What has a name may not be there yet, or no longer."""
+    try:
+        return get.fetch(what, run_dir, name)
+    except rest.RefusedError as err:
+        if err.slug != "no-such-resource":
+            raise
+        return []
+
+
 def _key(row: output.Row) -> str:
     """What makes a row this row. A connection has nothing but its values."""
+    if "metadata" in row:
+        return f"{row['kind']} {row['metadata']['name']}"
     for names in _KEYS:
         if all(name in row for name in names):
             return " ".join(str(row[name]) for name in names)

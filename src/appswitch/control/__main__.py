@@ -18,6 +18,8 @@ from appswitch.control.dns.service import Dns
 from appswitch.control.link import SwitchLink
 from appswitch.control.notify import notify
 from appswitch.control.registry import Registry
+from appswitch.control.resources.service import Resources
+from appswitch.control.resources.store import Store, StoreError
 from appswitch.control.settings import Settings, SettingsError, from_environ, read_token
 
 _log = structlog.get_logger(part="control")
@@ -31,12 +33,20 @@ class Control:
         self.link = SwitchLink(settings.run_dir.switch)
         self.registry = Registry(self.link, settings)
         self.analyzer = Analyzer(self.link)
-        self.parts = Parts(settings=settings, registry=self.registry, analyzer=self.analyzer, token=settings.token)
+        self.resources = Resources(self.link, self.registry, Store(settings.state_dir))
+        self.parts = Parts(
+            settings=settings,
+            registry=self.registry,
+            resources=self.resources,
+            analyzer=self.analyzer,
+            token=settings.token,
+        )
         self.server = server.Server(create(self.parts))
         self.dns: Dns | None = None
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. Raises server.ListenError."""
+        """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
+        self.resources.load()  # before anybody can ask, or the switch is told
         path = self.settings.run_dir.rest
         tcp = server.tcp_listener(self.settings.rest_port)
         sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
@@ -59,6 +69,7 @@ class Control:
                 path.unlink(missing_ok=True)
                 for task in helpers:
                     task.cancel()
+                self.resources.close()
 
     def stop(self) -> None:
         """End the streams, which would never end themselves, then the rest."""
@@ -112,7 +123,7 @@ def main() -> int:
     logs.configure(os.environ)
     try:
         asyncio.run(Control(from_environ(os.environ)).run())
-    except (SettingsError, server.ListenError) as err:
+    except (SettingsError, StoreError, server.ListenError) as err:
         _log.error(str(err))
         return 1
     return 0

@@ -49,6 +49,10 @@ class Caller(msgspec.Struct, frozen=True):
         """Whether an app (None: no app any more) and what it has are shown."""
         return self.sees_all or (app is not None and app.uid == self.uid)
 
+    def sees_owner(self, uid: int) -> bool:
+        """Whether what this user has configured is shown."""
+        return self.sees_all or uid == self.uid
+
     def sees_connection(self, row: ConnectionRow | FlowRow, app_of: Callable[[int], AppSpec | None]) -> bool:
         """Whoever owns one end sees a connection, and what was decided about it."""
         return self.sees_all or any(self.sees(app_of(end)) for end in (row.client_app, row.server_app))

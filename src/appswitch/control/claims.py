@@ -9,16 +9,21 @@ from collections.abc import Iterable, Sequence
 from appswitch.control.access import Caller
 from appswitch.control.pools import Pools, addresses_of
 from appswitch.control.problems import ProblemError
+from appswitch.control.resources.catalog import Catalog
 from appswitch.model import AppSpec
 from appswitch.networks import IPAddress, Network
 
 
 class Claims:
-    """Judges names and addresses of new apps by those of the ones there are (``apps``: living or about to)."""
+    """Judges names and addresses of new apps by those of the ones there are (``apps``: living or about to).
 
-    def __init__(self, pools: Pools, user_networks: Sequence[Network]) -> None:
+    What is configured (``catalog``) has names and addresses, too.
+    """
+
+    def __init__(self, pools: Pools, user_networks: Sequence[Network], catalog: Catalog) -> None:
         self.pools = pools
         self.user_networks = tuple(user_networks)
+        self._catalog = catalog
 
     def addresses(
         self, name: str | None, ips: Sequence[str], apps: Sequence[AppSpec], caller: Caller
@@ -34,16 +39,28 @@ class Claims:
         if ips or name is None:
             return tuple(ips)
         shared = next((app.ips for app in apps if app.name == name and app.uid == caller.uid and app.ips), None)
-        return shared or self.pools.draw(addresses_of(ip for app in apps for ip in app.ips))
+        return shared or self.draw(apps)
+
+    def draw(self, apps: Iterable[AppSpec]) -> tuple[str, ...]:
+        """Addresses that nobody has, of each IP version that has a pool. Raises ProblemError: there is none left."""
+        return self.pools.draw(addresses_of(ip for app in apps for ip in app.ips) | self._catalog.taken())
 
     def _check_name(self, name: str | None, apps: Iterable[AppSpec], caller: Caller) -> None:
-        if name is not None and any(app.name == name and app.uid != caller.uid for app in apps):
+        if name is None:
+            return
+        if any(app.name == name and app.uid != caller.uid for app in apps):
             raise ProblemError("name-in-use", f"{name} is the name of another user's app")
+        if self._catalog.owners_of_name(name) - {caller.uid}:
+            raise ProblemError("name-in-use", f"{name} is the name of a service that another user has configured")
 
     def _check_ip(self, ip: str, apps: Iterable[AppSpec], caller: Caller) -> None:
         owners = {app.uid for app in apps if ip in app.ips}
         if owners - {caller.uid}:
             raise ProblemError("ip-in-use", f"{ip} is in use by an app of another user")
+        configured = self._catalog.owners_of_address(ip)
+        if configured - {caller.uid}:
+            raise ProblemError("ip-in-use", f"{ip} is the address of a service that another user has configured")
+        owners |= configured
         address = ipaddress.ip_address(ip)
         if not any(address in network for network in self.user_networks):
             networks = ", ".join(map(str, self.user_networks))

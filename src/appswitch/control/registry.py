@@ -15,6 +15,7 @@ from appswitch.control.claims import Claims
 from appswitch.control.link import SwitchLink
 from appswitch.control.pools import Pools
 from appswitch.control.problems import SLUGS, ProblemError
+from appswitch.control.resources.catalog import Catalog
 from appswitch.control.settings import Settings
 from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Egress, Expose, HostPort, Netns, Transport
 from appswitch.wire import Done
@@ -80,7 +81,9 @@ class Registry:
         self.node = settings.node
         self.cluster = settings.cluster
         self.transport: Transport = settings.transport
-        self.claims = Claims(Pools(settings.pools), settings.user_networks)
+        pools = Pools(settings.pools)
+        self.catalog = Catalog(pools)  # what is configured: `resources.service` fills it
+        self.claims = Claims(pools, settings.user_networks, self.catalog)
         self.stopping = False
         self._ids = AppIds()
         self._asked: dict[int, AppSpec] = {}  # told to the switch, not answered yet

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[Network, ...] = choose_pools(())  # where apps with a name alone get their addresses
     pools_given: bool = False  # or chosen by `ax daemon`
     user_networks: tuple[Network, ...] = parse_user_networks(DEFAULT_USER_NETWORKS)  # what users may claim by --ip
+    state_dir: Path | None = None  # where resources are kept; None: in memory
     keeper: int = 0  # pid of the parent; 0: none, control was started by hand
 
 
@@ -74,6 +75,7 @@ def from_environ(env: Mapping[str, str]) -> Settings:
         user_networks=_parsed(
             "AX_USER_NETWORKS", parse_user_networks, env.get("AX_USER_NETWORKS") or DEFAULT_USER_NETWORKS
         ),
+        state_dir=Path(os.path.abspath(env["AX_STATE_DIR"])) if env.get("AX_STATE_DIR") else None,  # noqa: PTH100
         keeper=int(env.get("AX_KEEPER_PID") or "0"),
     )
 

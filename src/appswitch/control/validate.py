@@ -52,14 +52,14 @@ def ip(text: str) -> str:
     return str(address)
 
 
-def ips(texts: Sequence[str]) -> tuple[str, ...]:
+def ips(texts: Sequence[str], whose: str = "an app") -> tuple[str, ...]:
     """At most one address of each family, IPv4 first. Raises ValueError."""
     found: dict[int, str] = {}
     for text in texts:
         address = ip(text)
         version = ipaddress.ip_address(address).version
         if found.setdefault(version, address) != address:
-            raise ValueError(f"an app has at most one IPv{version} address: {found[version]} and {address} are two")
+            raise ValueError(f"{whose} has at most one IPv{version} address: {found[version]} and {address} are two")
     return tuple(found[version] for version in sorted(found))
 
 

@@ -142,7 +142,7 @@ def test_errors(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "ax: this daemon serves uid 5 only\n")
     done = ax(tmp_path, "get", "appz")
     assert done.returncode == 2
-    assert "'appz' is not one of 'apps', 'servers', 'sockets', 'connections', 'names'" in done.stderr
+    assert "'appz' is not one of 'apps', 'servers', 'sockets', 'connections', 'vservices'" in done.stderr
     assert ax(tmp_path, "get").returncode == 2
 
 

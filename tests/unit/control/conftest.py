@@ -18,6 +18,8 @@ from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
 from appswitch.control.link import SwitchLink
 from appswitch.control.registry import Registry
+from appswitch.control.resources.service import Resources
+from appswitch.control.resources.store import Store
 from appswitch.control.settings import Settings
 from appswitch.paths import RunDir
 
@@ -55,8 +57,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def parts(settings: Settings, link: SwitchLink) -> Parts:
-    return Parts(settings=settings, registry=Registry(link, settings), analyzer=Analyzer(link))
+async def parts(settings: Settings, link: SwitchLink) -> AsyncIterator[Parts]:
+    registry = Registry(link, settings)
+    store = Store(settings.state_dir)
+    resources = Resources(link, registry, store)
+    resources.load()
+    yield Parts(settings=settings, registry=registry, resources=resources, analyzer=Analyzer(link))
+    resources.close()
 
 
 Connect = Callable[..., httpx.AsyncClient]

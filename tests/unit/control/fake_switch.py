@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from appswitch import wire
-from appswitch.model import AppPhase, AppRow, ConnectionRow, ServerRow, SocketRow
+from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, ServerRow, SocketRow
+from appswitch.resources import Resource, kind_of
 
 
 class FakeSwitch:
@@ -23,6 +24,11 @@ class FakeSwitch:
         self.connections: list[ConnectionRow] = []
         self.tokens: dict[int, bytes] = {}
         self.asked: list[wire.ToSwitch] = []
+        self.backends: list[BackendRow] = []
+        self.configured: dict[tuple[str, str], Resource] = {}  # what it was told, by kind and name
+        self.complete = False  # it was told all of it
+        self.followed = False
+        self.forbidden: list[ConnectionRow] = []  # what the next Kill closes
         self.refuse: tuple[str, str] | None = None  # what the next Register is answered with
         self.deaf = False  # takes requests and does not answer
         self.version = wire.VERSION
@@ -114,14 +120,36 @@ class FakeSwitch:
                     self._tell(wire.AppGone(message.app_id))
             case wire.Permit():
                 writer.write(wire.frame(wire.Done(seq=message.seq)))
+            case wire.Configure():
+                self._configure(message)
+                writer.write(wire.frame(wire.Done(seq=message.seq)))
+            case wire.Follow():
+                self.followed = message.flows
+                writer.write(wire.frame(wire.Done(seq=message.seq)))
+            case wire.Kill():
+                killed, self.forbidden = tuple(self.forbidden), []
+                writer.write(wire.frame(wire.Killed(seq=message.seq, connections=killed)))
+            case wire.Explain():
+                steps = (f"asked for {message.to}",)
+                writer.write(wire.frame(wire.Explained(seq=message.seq, allowed=True, steps=steps)))
             case wire.Query():
                 rows = wire.Rows(
                     seq=message.seq,
                     sockets=tuple(self.sockets),
                     connections=tuple(self.connections),
+                    backends=tuple(self.backends),
                     stats={"calls": 7.0},
                 )
                 writer.write(wire.frame(rows))
+
+    def _configure(self, message: wire.Configure) -> None:
+        if message.reset:
+            self.configured.clear()
+        for one in (*message.vservices, *message.policies, *message.references):
+            self.configured[kind_of(one), one.name] = one
+        for key in message.remove:
+            self.configured.pop(key, None)
+        self.complete = message.done
 
 
 async def _forever(path: Path) -> None:

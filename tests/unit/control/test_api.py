@@ -158,7 +158,7 @@ async def test_tokens_and_ids_differ(connect: Connect) -> None:
         ({"nameservers": ["224.0.0.251"]}, ["nameservers", 0], "an address of many"),
         ({"nameservers": ["1.1.1.1"] * 4}, ["nameservers"], "at most 3"),
         ({"transport": "udp"}, ["transport"], "'unix' or 'tcp'"),
-        ({"ip": "10.1.1.1"}, ["ip"], "Extra inputs are not permitted"),
+        ({"ip": "10.1.1.1"}, ["ip"], "there is no such field here"),
     ],
 )
 async def test_invalid(connect: Connect, switch: FakeSwitch, body: dict[str, Any], path: list[Any], what: str) -> None:
@@ -167,7 +167,7 @@ async def test_invalid(connect: Connect, switch: FakeSwitch, body: dict[str, Any
     assert [one["path"] for one in found["errors"]] == [path]
     assert what in found["errors"][0]["detail"]
     assert found["errors"][0]["detail"] in found["detail"]
-    assert switch.asked == []
+    assert not any(isinstance(one, wire.Register) for one in switch.asked)
 
 
 async def test_all_errors_at_once(connect: Connect) -> None:
@@ -626,7 +626,8 @@ async def test_openapi(connect: Connect) -> None:
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
-        "/v1/names", "/v1/pools", "/v1/exposed", "/v1/explain",
+        "/v1/names", "/v1/pools", "/v1/exposed", "/v1/apply", "/v1/backends", "/v1/explain",
+        *(f"/v1/{kind}{one}" for kind in ("vservices", "policies", "references") for one in ("", "/{name}")),
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)

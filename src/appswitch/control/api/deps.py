@@ -13,6 +13,7 @@ from appswitch.control.access import Caller, caller
 from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.views import ProblemDetail
 from appswitch.control.registry import Registry
+from appswitch.control.resources.service import Resources
 from appswitch.control.settings import Settings
 
 # For every operation: whatever goes wrong is a problem.
@@ -26,6 +27,7 @@ class Parts(msgspec.Struct):
 
     settings: Settings
     registry: Registry
+    resources: Resources
     analyzer: Analyzer
     token: str | None = None  # of TCP; changes on SIGHUP
     started: float = msgspec.field(default_factory=time.monotonic)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -14,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from appswitch.control.link import SwitchDownError
 from appswitch.control.problems import ProblemError
+from appswitch.control.resources import faults
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -57,26 +56,14 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    found = [_field(one) for one in error.errors()]
+    # The first part of a path is "body", "path" or "query".
+    found = [faults.fault({**one, "loc": one["loc"][1:]}) for one in error.errors()]
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.method == "POST" and media != "application/json":
+    if request.method in ("POST", "PUT") and media != "application/json":
         return response(ProblemError("invalid", "the body must be application/json"), request.url.path)
     if any(one["type"] == "json_invalid" for one in error.errors()):
         return response(ProblemError("malformed-json", found[0]["detail"]), request.url.path)
-    detail = "; ".join(f"{_dotted(one['path'])}: {one['detail']}" if one["path"] else one["detail"] for one in found)
-    return response(ProblemError("invalid", detail, found), request.url.path)
-
-
-def _field(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Where and what, in our validators' own words where they are ours."""
-    cause = error.get("ctx", {}).get("error")
-    detail = str(cause) if cause is not None else str(error["msg"])
-    path = [part for part in error["loc"][1:] if part != "__root__"]  # the first part is "body", "path" or "query"
-    return {"path": path, "detail": detail}
-
-
-def _dotted(path: list[str | int]) -> str:
-    return ".".join(str(part) for part in path)
+    return response(ProblemError("invalid", faults.text(found), found), request.url.path)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -1,0 +1,176 @@
+"""``ax create``: one vservice, policy or reference from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from appswitch.cli import locate, rest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LB_TYPES = ["Random", "RoundRobin", "LeastConnections", "Weighted", "RingHash", "Maglev"]
+ERRORS = ["EACCES", "EPERM", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH"]
+EPILOG = """\
+\b
+Examples:
+  ax create vservice web --ip 10.1.0.100 --ports 80:8080 --backends 10.1.0.1,10.1.0.2
+  ax create vservice api --ports 443 --backends app=api+zone=a,192.0.2.7:8443 --lbtype LeastConnections
+  ax create policy web-from-lan --action allow --from-network 10.0.0.0/8 --to-name web --ports 80
+  ax create reference olddb --network 10.9.0.5 --ports 5432 --to role=db --wait 60
+
+What these options cannot say (weights, routes, limits) is for documents: ax apply, docs/services.md.
+"""
+
+_run_dir = click.option(
+    "--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory."
+)
+_wait = click.option("--wait", type=float, metavar="SECONDS", help="How long connect(2) waits.  [default: 30]")
+_lbtype = click.option("--lbtype", type=click.Choice(LB_TYPES, case_sensitive=False), default="RoundRobin",
+                       show_default=True, help="How connections are spread.")  # fmt: skip
+
+
+@click.group("create", epilog=EPILOG)
+def command() -> None:
+    """Create a vservice, a policy or a reference."""
+
+
+@command.command("vservice", epilog=EPILOG)
+@click.argument("name")
+@click.option("--ip", metavar="IP[,IP]", default="", help="Its virtual addresses.  [default: of a pool]")
+@click.option("--ports", metavar="V:P,...", required=True, help="Virtual ports, and those of backends.")
+@click.option("--backends", metavar="CSV", default="", help="IP, name, k=v+k2=v2, or ADDRESS:PORT outside.")
+@_lbtype
+@click.option("--hash-on", metavar="source|ATTRIBUTE", help="What RingHash and Maglev look at.")
+@click.option("--external", is_flag=True, help="Reachable from outside, at this node's addresses.")
+@click.option("--source-ip", is_flag=True, help="Connections of one client address stay with one backend.")
+@_wait
+@_run_dir
+def vservice(name: str, run_dir: str | None, **options: Any) -> None:
+    """Create a virtual address in front of backends."""
+    spec = {
+        "ips": _split(options["ip"]),
+        "ports": _split(options["ports"]),
+        "backends": _split(options["backends"]),
+        "lbType": options["lbtype"],
+        "hashOn": options["hash_on"],
+        "external": options["external"],
+        "sourceIp": options["source_ip"],
+        "wait": options["wait"],
+    }
+    _create("VService", name, spec, run_dir)
+
+
+def _selecting(end: str) -> Callable[[F], F]:
+    """The options of one end. Labels that are given again are another one; all else must hold together."""
+    labels = click.option(f"--{end}", f"{end}_labels", metavar="K=V,...", multiple=True, help="Apps with these labels.")
+    names = click.option(f"--{end}-name", metavar="CSV", default="", help="Names of apps and vservices, with *.")
+    networks = click.option(f"--{end}-network", metavar="CSV", default="", help="Networks.")
+    return lambda function: labels(names(networks(function)))
+
+
+@command.command("policy", epilog=EPILOG)
+@click.argument("name")
+@click.option(
+    "--action", type=click.Choice(["allow", "deny"]), required=True, help="A deny wins, an allow list closes."
+)
+@click.option("--direction", type=click.Choice(["ingress", "egress"]), default="ingress", show_default=True,
+              help="Whether an allow list closes servers (ingress) or clients (egress).")  # fmt: skip
+@_selecting("from")
+@click.option("--from-uid", metavar="CSV", default="", help="Users of the process that connects.")
+@click.option("--from-executable", metavar="CSV", default="", help="Paths of its program, with *.")
+@_selecting("to")
+@click.option("--ports", metavar="CSV", default="", help="80, 8000-8999/tcp, 53/udp.  [default: all]")
+@click.option("--error", type=click.Choice(ERRORS), default="EACCES", show_default=True, help="What denied calls get.")
+@click.option("--dry-run", is_flag=True, help="The policy only reports what it would deny.")
+@_run_dir
+def policy(name: str, run_dir: str | None, **options: Any) -> None:
+    """Create a rule on who may connect to whom."""
+    spec = {
+        "action": options["action"],
+        "direction": options["direction"],
+        "from": _selectors(options, "from"),
+        "to": _selectors(options, "to"),
+        "ports": _split(options["ports"]),
+        "error": options["error"],
+        "dryRun": options["dry_run"],
+    }
+    _create("Policy", name, spec, run_dir)
+
+
+@command.command("reference", epilog=EPILOG)
+@click.argument("name")
+@click.option("--network", "--ip", metavar="IP|CIDR", required=True, help="Where apps connect to.")
+@click.option("--ports", metavar="V:P,...", default="", help="Ports there, and those of backends.  [default: all]")
+@click.option("--to", metavar="CSV", required=True, help="What it stands for: as --backends of a vservice.")
+@_lbtype
+@_wait
+@_run_dir
+def reference(name: str, run_dir: str | None, **options: Any) -> None:
+    """Create an address of apps' own configuration that stands for a service."""
+    spec = {
+        "network": options["network"],
+        "ports": _split(options["ports"]),
+        "to": _split(options["to"]),
+        "lbType": options["lbtype"],
+        "wait": options["wait"],
+    }
+    _create("Reference", name, spec, run_dir)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _selectors(options: dict[str, Any], end: str) -> list[dict[str, Any]]:
+    """One for each set of labels, all of them with the other options."""
+    others: dict[str, Any] = {
+        "names": _split(options[f"{end}_name"]),
+        "networks": _split(options[f"{end}_network"]),
+        "uids": [_number(one) for one in _split(options.get(f"{end}_uid", ""))],
+        "executables": _split(options.get(f"{end}_executable", "")),
+    }
+    rest_of_it = {name: values for name, values in others.items() if values}
+    sets = [_labels(text) for text in options[f"{end}_labels"]]
+    if sets:
+        return [{"labels": labels, **rest_of_it} for labels in sets]
+    return [rest_of_it] if rest_of_it else []
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise click.UsageError(f"--from-uid: {text!r} is not a number")
+    return int(text)
+
+
+def _labels(text: str) -> dict[str, str]:
+    found = {}
+    for part in _split(text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise click.UsageError(f"{part!r} is not a label: give K=V, several with commas")
+        found[key] = value
+    return found
+
+
+def _create(kind: str, name: str, spec: dict[str, Any], run_dir: str | None) -> None:
+    given = {key: value for key, value in spec.items() if value not in (None, [], False)}
+    body = {"kind": kind, "metadata": {"name": name}, "spec": given}
+    plural = PLURALS[kind.lower()]
+    try:
+        made = locate.ask(run_dir, "POST", f"/v1/{plural}", body)
+    except rest.RefusedError as err:
+        raise click.ClickException(describe(err)) from None
+    ips = made.get("status", {}).get("ips", [])
+    click.echo(f"{kind.lower()} {made['metadata']['name']} created" + (f" at {', '.join(ips)}" if ips else ""))
+
+
+PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references"}
+
+
+def describe(err: rest.RefusedError) -> str:
+    """A refusal, field by field."""
+    lines = [f"{'.'.join(map(str, one['path']))}: {one['detail']}" for one in err.errors if one.get("path")]
+    return "\n".join(lines) or str(err)
