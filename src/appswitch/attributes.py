@@ -76,8 +76,7 @@ ATTRIBUTES = (
 MATCHABLE = frozenset(attribute.name for attribute in ATTRIBUTES if not attribute.name.startswith(HEADER))
 """All that may be named in a match, but for the open family `HEADER`."""
 
-SECRET = frozenset(HEADER + name for name in ("authorization", "cookie", "proxy-authorization", "x-api-key"))
-"""Attributes that may be matched and are not to be shown, logged or sent on: see `shown`."""
+_PRIVATE = (HEADER, "http.query")
 
 _SERVER_FIRST = {
     "ftp": "FTP",
@@ -109,8 +108,8 @@ def check(name: str) -> None:
 
 
 def shown(attributes: Mapping[str, str]) -> dict[str, str]:
-    """The attributes without what proves who a client is: what may leave the switch."""
-    return {name: value for name, value in attributes.items() if name not in SECRET}
+    """The attributes that may leave the switch: without headers and queries, which hold credentials."""
+    return {name: value for name, value in attributes.items() if not name.startswith(_PRIVATE)}
 
 
 def _check_header(name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.clusters import Cluster, Clusters
@@ -27,7 +28,7 @@ from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
 from appswitch.switch.early import Early
-from appswitch.switch.flowlog import FlowLog, shown
+from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
 from appswitch.switch.gates import Gates
 from appswitch.switch.held import Held, Splice
@@ -258,7 +259,7 @@ class Switch:
         """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads."""
         entry = self.sockets.by_cookie.get(held.cookie)
         if entry is not None:
-            entry.peeked = shown(held.flow.attributes)
+            entry.peeked = shown(held.flow.attributes or {})
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from appswitch import wire
 from appswitch.address import Address
+from appswitch.attributes import shown
 from appswitch.model import FlowRow, FlowVerdict, Transport
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.route import Balanced, Flow, Home, Local, Outside, Verdict, Wait
@@ -16,7 +17,6 @@ from appswitch.switch.report import Reports
 
 AGAIN = 60.0  # seconds in which a flow that was denied by the same rule is not logged again
 REMEMBERED = 4096  # of those
-_SECRET = ("http.header.", "http.query")
 
 Carried = Transport | Literal["", "splice"]
 
@@ -127,7 +127,7 @@ class FlowLog:
         for name in dry_run:
             self.counts["dry_run_denied"] += 1
             self._log_once(flow, client, name, 0, dry_run=True)
-        attributes = shown(flow.attributes)
+        attributes = shown(flow.attributes or {})
         vservice, rule = more.vservice, more.rule
         if isinstance(verdict, Balanced):
             vservice = verdict.cluster.name
@@ -140,11 +140,6 @@ class FlowLog:
             transport=more.transport, waited=more.waited,
         )  # fmt: skip
         self._reports.send(wire.FlowSeen(row=row))
-
-
-def shown(attributes: dict[str, str] | None) -> dict[str, str]:
-    """What may be told of first bytes: no headers and no queries, which hold credentials."""
-    return {name: value for name, value in (attributes or {}).items() if not name.startswith(_SECRET)}
 
 
 def _dry_run(verdict: Verdict) -> tuple[str, ...]:

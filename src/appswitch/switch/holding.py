@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address
+from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.resources import BackendSpec, Peek
 from appswitch.routing import l7
@@ -20,7 +21,6 @@ from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
 from appswitch.switch.dial import Dial, living, zone_of
-from appswitch.switch.flowlog import shown
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.lobby import Lobby
@@ -153,7 +153,7 @@ class Holding:
             return False
         client = self._switch.sockets.by_cookie.get(held.cookie)
         if client is not None:
-            client.peer_app, client.peeked = service.app.id, shown(held.flow.attributes)
+            client.peer_app, client.peeked = service.app.id, shown(held.flow.attributes or {})
         return True
 
     def _refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:

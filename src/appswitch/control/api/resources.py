@@ -13,6 +13,7 @@ from pydantic import WithJsonSchema
 from appswitch.control.access import Caller
 from appswitch.control.api import shown, views
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
+from appswitch.control.api.tables import connection_views
 from appswitch.control.problems import ProblemError
 from appswitch.control.resources.documents import Document, PolicyDocument, ReferenceDocument, VServiceDocument
 from appswitch.control.resources.service import Outcome, Put, Remove, may_kill, missing
@@ -133,7 +134,7 @@ def _entry(outcome: Outcome, parts: Parts) -> dict[str, Any]:
 
 
 async def _killed(parts: Parts, caller: Caller) -> list[views.Connection]:
-    return [views.connection(row) for row in await parts.resources.kill_forbidden(caller)]
+    return connection_views(parts, caller, await parts.resources.kill_forbidden(caller))
 
 
 _ANY_DOCUMENT = WithJsonSchema(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from fastapi import APIRouter
 
@@ -12,7 +13,7 @@ from appswitch.control.access import Caller
 from appswitch.control.api import views
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
 from appswitch.control.link import SwitchDownError
-from appswitch.model import AppSpec
+from appswitch.model import AppSpec, ConnectionRow
 
 router = APIRouter(prefix="/v1", tags=["tables"], responses=RESPONSES)
 
@@ -55,12 +56,17 @@ async def list_connections(parts: TheParts, caller: TheCaller) -> views.Connecti
 async def connections_of(parts: Parts, caller: Caller, app_id: int | None = None) -> list[views.Connection]:
     """Those that the caller may see, of one app or of all; with what it may see of their ends."""
     rows = (await parts.registry.link.query("connections")).connections
+    return connection_views(parts, caller, (row for row in rows if app_id in (None, row.client_app, row.server_app)))
+
+
+def connection_views(parts: Parts, caller: Caller, rows: Iterable[ConnectionRow]) -> list[views.Connection]:
+    """As the caller may see them."""
     apps = _specs(parts)
     shown = {one.id: one for one in apps.values() if caller.sees(one)}
     return [
         views.connection(row, shown.get(row.client_app), shown.get(row.server_app))
         for row in rows
-        if caller.sees_connection(row, apps.get) and app_id in (None, row.client_app, row.server_app)
+        if caller.sees_connection(row, apps.get)
     ]
 
 
