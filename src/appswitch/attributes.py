@@ -104,7 +104,8 @@ def check(name: str) -> None:
             f"{name!r}: the server speaks first in {_SERVER_FIRST[family]}, "
             "so nothing can be read before a backend is chosen"
         )
-    near = difflib.get_close_matches(name.lower(), [*MATCHABLE, HEADER + rest.rpartition(".")[2]], 1)
+    headers = [HEADER + rest.rpartition(".")[2]] if "header" in name.lower() else []
+    near = difflib.get_close_matches(name.lower(), [*sorted(MATCHABLE), *headers], 1)
     raise ValueError(f"{name!r} is not an attribute: {_suggestion(family, near)}")
 
 

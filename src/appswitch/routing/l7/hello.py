@@ -32,6 +32,8 @@ def read_hello(body: bytes) -> Hello:
     """The handshake message's body. Raises MalformedError for what a server would answer with decode_error."""
     reader = Reader(body, 0, len(body))
     version = reader.uint(2)
+    if version >> 8 != 3:
+        raise MalformedError
     reader.skip(32)  # random
     reader.vector(1)  # session id
     ciphers = _numbers(reader.vector(2))

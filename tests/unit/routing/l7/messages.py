@@ -71,7 +71,9 @@ def versions(*of: int) -> bytes:
     return extension(43, vector(1, numbers(of)))
 
 
-def client_hello(extensions: Sequence[bytes] | None = (), ciphers: Sequence[int] = (0x1301,), version: int = 0x0303) -> bytes:
+def client_hello(
+    extensions: Sequence[bytes] | None = (), ciphers: Sequence[int] = (0x1301,), version: int = 0x0303
+) -> bytes:
     """The handshake message."""
     body = version.to_bytes(2, "big") + bytes(32) + vector(1, b"") + vector(2, numbers(ciphers)) + vector(1, b"\0")
     if extensions is not None:
@@ -119,7 +121,9 @@ def vector_with_itself(content: bytes) -> bytes:
     return (len(content) + 4).to_bytes(4, "big") + content
 
 
-def mqtt_connect(payload: bytes, flags: int = 2, level: int = 4, name: bytes = b"MQTT", properties: bytes = b"") -> bytes:
+def mqtt_connect(
+    payload: bytes, flags: int = 2, level: int = 4, name: bytes = b"MQTT", properties: bytes = b""
+) -> bytes:
     """Payloads below 100 bytes, so that the length is one byte."""
     return b"\x10" + vector(1, vector(2, name) + bytes((level, flags)) + b"\0\x3c" + properties + payload)
 
@@ -188,7 +192,8 @@ WHOLE: dict[str, tuple[bytes, Peeked]] = {
     ),
     "proxy": (PROXY_V1 + REQUEST, Peeked("http", PROXIED | REQUESTED)),
     "proxy 2": (
-        proxy_v2(0x21, 0x11, bytes((192, 0, 2, 1, 198, 51, 100, 7)) + struct.pack("!HH", 4711, 80)) + resp(b"PING")[:-2],
+        proxy_v2(0x21, 0x11, bytes((192, 0, 2, 1, 198, 51, 100, 7)) + struct.pack("!HH", 4711, 80))
+        + resp(b"PING")[:-2],
         Peeked("redis", PROXIED | {"proxy.version": "2", "redis.command": "PING"}),
     ),
 }
