@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from e2e.node import NODE, OUTSIDE, Namespaces, NodeDaemon, Plain
-from e2e.world import PROGRAMS, PYTHON, Switched, wait_output
+from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import Addresses, App, wait_until
 
 UDP = PROGRAMS / "udp.py"
@@ -153,6 +154,54 @@ def test_sipp(apps: Switched, outside: Plain) -> None:
     words = ("sipp", "-sn", "uac", "-m", "10", "-r", "50", "-d", "50", "-timeout", "20", "-nostdin")
     outside.run(*words, f"{NODE}:5062", patience=25)
     assert called.wait() == 0
+
+
+@pytest.mark.parametrize("more", [(), ("-R",), ("--bidir",)], ids=["up", "down", "both"])
+def test_iperf3(apps: Switched, host: Plain, outside: Plain, more: tuple[str, ...]) -> None:
+    """The server connects the socket that got the first datagram, and binds another one to the same port."""
+    app = apps.start("iperf3", "-s", "--forceflush", options=["--expose", "5201:5301"], listening=5201)
+    for number, (who, server) in enumerate(((outside, NODE), (host, "127.0.0.1")), 1):
+        wait_output(app, rf"Server listening on 5201 \(test #{number}\)")  # between two tests it does not listen
+        words = ("iperf3", "-c", server, "-p", "5301", "-u", "-b", "4M", "-t", "1", "-P", "2", "-J", *more)
+        got = json.loads(who.run(*words, patience=25).stdout)
+        assert got["end"]["sum"]["packets"] > 15
+        assert got["end"]["sum"]["lost_percent"] < 20  # a busy machine is no fault
+
+
+def test_workers_with_one_port(apps: Switched, outside: Plain) -> None:
+    """SO_REUSEPORT: each client has one of them, and stays with it; when one goes, the others serve."""
+    script = """if 1:
+        import os, signal, socket, sys
+        def work(name):
+            one = socket.socket(type=socket.SOCK_DGRAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind(("0.0.0.0", 7000))
+            print("serving", flush=True)
+            while True:
+                data, peer = one.recvfrom(2000)
+                one.sendto(name, peer)
+        children = []
+        for name in (b"one", b"two", b"three"):
+            children.append(os.fork())
+            if not children[-1]:
+                work(name)
+        sys.stdin.readline()
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+        print("killed", flush=True)
+        sys.stdin.readline()
+        for child in children[1:]:
+            os.kill(child, signal.SIGKILL)
+    """
+    app = apps.start(PYTHON, "-c", script, options=["--expose", "7000:7008/udp"], stdin=subprocess.PIPE)
+    wait_until(lambda: app.stdout.count("serving") == 3, lambda: str(app))
+    words = (PYTHON, UDP, "ask", NODE, "7008", "40")
+    assert {line.split()[0] for line in outside.run(*words).stdout.splitlines()} == {"one", "two", "three"}
+    say(app, "kill\n")
+    wait_output(app, "killed")
+    wait_until(lambda: len(apps.daemon.servers(7000, app.ip)) == 2, "the dead one to be forgotten")
+    assert {line.split()[0] for line in outside.run(*words).stdout.splitlines()} == {"two", "three"}
+    say(app, "end\n")
 
 
 def test_an_exposed_server_talks_to_apps_and_the_outside_too(apps: Switched, outside: Plain) -> None:

@@ -67,7 +67,7 @@ class Switch:
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps, loop.steady)
+        self.datagrams = Datagrams(self.apps, loop.steady, config.node_ips)
         self.relay = Relay(self, loop)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.datagrams.on_up = reports.server_up

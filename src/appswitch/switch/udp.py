@@ -21,7 +21,7 @@ from appswitch.kernel import procfs, sockaddr
 from appswitch.model import Expose
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target, leave_marks
 from appswitch.switch.moves import Use, cannot_follow, go_home, is_v6only, move, place_of, reach, stay
 from appswitch.switch.syscalls import WINDOWS
 from appswitch.switch.waiters import waits_elsewhere
@@ -139,6 +139,7 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
     datagram.bound = sockaddr.decode(raw)
     datagram.settled = explicit
     _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
+    leave_marks(fd, datagram)
     program = guard.program(datagram.bound.ip, datagram.app.ips)
     if program:
         _kernel.attach_filter(fd, program)
@@ -218,6 +219,8 @@ def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Dat
     ``fd`` may be closed then: another socket has taken its place.
     """
     datagram = switch.datagrams.by_cookie.get(cookie)
+    if datagram is None and switch.recovered:  # an earlier switch may have moved it
+        datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is None or datagram.asked is None or datagram.place is None or datagram.place is datagram.app:
         return datagram
     name = sockaddr.encode(datagram.family, datagram.asked)
