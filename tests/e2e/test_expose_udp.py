@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 
 import pytest
-from e2e.node import NODE, OUTSIDE, Namespaces, NodeDaemon, Plain
+from e2e.node import NODE, NODE6, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
 from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import Addresses, App, wait_until
 
@@ -109,6 +110,19 @@ def test_on_one_address_of_the_host(apps: Switched, host: Plain) -> None:
     assert "Connection refused" in host.run(PYTHON, UDP, "ask", "127.0.0.1", "7003", "1", status=1).stderr
 
 
+@pytest.mark.parametrize("where", ["0.0.0.0", "::"])
+def test_both_families_of_the_host(apps: Switched, outside: Plain, where: str) -> None:
+    """Without an address of the host, as far as the server itself speaks them."""
+    ip = f"{apps.addresses.v4()},{apps.addresses.v6()}"
+    serve(apps, "7000:7009/udp", ip=ip, where=where)
+    assert outside.run(PYTHON, UDP, "ask", NODE, "7009", "1").stdout.split()[1] in (OUTSIDE, f"::ffff:{OUTSIDE}")
+    told = outside.run(PYTHON, UDP, "ask", NODE6, "7009", "1", status=None)
+    if where == "::":
+        assert told.stdout.split()[1] == OUTSIDE6
+    else:
+        assert "Connection refused" in told.stderr
+
+
 def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
     """The app's bind(2) says so, and so does the daemon's log; who has it keeps it."""
     words = (PYTHON, UDP, "serve", "0.0.0.0", "7004", "owner")
@@ -120,7 +134,8 @@ def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
         words = (PYTHON, UDP, "serve", "0.0.0.0", "7000", "one")
         refused = apps.run(*words, options=["--expose", "7000:7004/udp"], status=1)
         assert "Address already in use" in refused.stderr
-        wait_until(lambda: "7004" in apps.daemon.output, lambda: f"the port in the log of\n{apps.daemon.app}")
+        said = "cannot expose .*host=0.0.0.0:7004 protocol=udp error=EADDRINUSE hint=.*ss -tulpn"
+        wait_until(lambda: re.search(said, apps.daemon.output), lambda: f"{said!r} in the log of\n{apps.daemon.app}")
         assert owner.running()
 
 

@@ -75,6 +75,7 @@ class Switch:
         self.datagrams.on_gone = self.relay.forget
         self.parking = Parking(loop, journal)
         self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce)
+        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
         self.services.on_up = reports.server_up
         self.services.on_down = reports.server_down
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from appswitch import _kernel
 from appswitch.kernel import sockaddr
-from appswitch.model import Expose
-from appswitch.switch import naming, udp
-from appswitch.switch.apps import App
+from appswitch.switch import bind, naming, udp
 from appswitch.switch.core import Switch
 from appswitch.switch.datagrams import Datagram
 from appswitch.switch.moves import place_of
@@ -48,10 +46,7 @@ def restore_datagrams(switch: Switch) -> None:
     found = switch.datagrams.restored()
     for datagram, bound in found:
         if bound:
-            for expose in udp.exposures(datagram):
-                error = switch.relay.expose(datagram, expose)
-                if error:
-                    _complain(switch, app=datagram.app, expose=expose, error=error)
+            udp.open_to_strangers(switch, datagram)
             switch.datagrams.serve(datagram)
         datagram.settled = True
     for datagram, _ in found:
@@ -70,16 +65,8 @@ def _link_again(switch: Switch, datagram: Datagram, peer: bytes) -> None:
             switch.log("cannot link again", app=app, peer=str(target.to), error=errno.errorcode[error])
 
 
-def _complain(switch: Switch, app: App, expose: Expose, error: int) -> None:
-    switch.log("cannot expose again", app=app.spec.appid, host=str(expose), error=errno.errorcode[error])
-
-
 def _reopen(switch: Switch, service: Service) -> None:
-    for expose in service.app.spec.expose:
-        if expose.internal == service.endpoint.bound.port and expose.protocol != "udp":
-            error = switch.doors.expose(service, expose)
-            if error:
-                _complain(switch, app=service.app, expose=expose, error=error)
+    bind.open_to_strangers(switch, service)
     switch.services.announce(service)
 
 

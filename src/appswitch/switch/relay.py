@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, ip_bytes, is_any, is_loopback, loopback_like
+from appswitch.address import Address, is_any, is_loopback, loopback_like
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.model import Expose
 from appswitch.switch.apps import App
 from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET, Datagram
+from appswitch.switch.exposure import Opening
 from appswitch.switch.loop import Loop
 
 if TYPE_CHECKING:
@@ -135,15 +135,15 @@ class Relay:
         """Whether the socket has peers elsewhere."""
         return datagram.cookie in self._by_cookie
 
-    def expose(self, datagram: Datagram, expose: Expose) -> int:
+    def expose(self, datagram: Datagram, opening: Opening) -> int:
         """Let strangers in through an address of the host. 0 or an errno."""
-        actual = Address(ip_bytes(expose.host_ip), expose.host_port)
+        actual = opening.actual
         far = self._exposed.get(actual)
         if far is None:
-            made = self._exposed_socket(actual)
+            made = _exposed_socket(opening)
             if isinstance(made, int):
                 return made
-            far = self._exposed[actual] = self._install(_Far(datagram, None, family_of(actual.ip), made, actual))
+            far = self._exposed[actual] = self._install(_Far(datagram, None, opening.family, made, actual))
         elif far.datagram.app is not datagram.app:
             return errno.EADDRINUSE
         elif datagram.cookie not in far.holders:
@@ -151,17 +151,6 @@ class Relay:
             self._by_cookie.setdefault(datagram.cookie, []).append(far)
         datagram.actual = (*datagram.actual, str(actual))
         return 0
-
-    def _exposed_socket(self, actual: Address) -> Fd | int:
-        family = family_of(actual.ip)
-        fd = _kernel.socket(family, DGRAM | _NONBLOCK, 0)
-        if family == AF_INET6:
-            _kernel.setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, _ON)
-            _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
-        else:
-            _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
-        error = _kernel.bind(fd, sockaddr.encode(family, actual))
-        return error or fd
 
     def leave(self, app: App) -> None:
         """An app has ended: nobody is to be reached in its namespace."""
@@ -293,6 +282,20 @@ class Relay:
                     there.remove(far)
             if not there:
                 del self._by_cookie[cookie]
+
+
+def _exposed_socket(opening: Opening) -> Fd | int:
+    try:
+        fd = _kernel.socket(opening.family, DGRAM | _NONBLOCK, 0)
+    except OSError as problem:
+        return problem.errno or errno.EIO
+    if opening.family == AF_INET6:
+        _kernel.setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, _ON)
+        _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
+    else:
+        _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
+    error = _kernel.bind(fd, sockaddr.encode(opening.family, opening.actual))
+    return error or fd
 
 
 def _pktinfo(ip: bytes) -> bytes:
