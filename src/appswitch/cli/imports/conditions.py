@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 
 from appswitch.cli.imports import boxes, packetfilter, ranges
@@ -30,6 +31,12 @@ class Conditions:
         self.comment = ""
         self._never = ""  # why no first packet meets it
         self._stands = ""  # why that is not so when the rule denies
+
+    def copy(self) -> Conditions:
+        """To which more can be added."""
+        other = copy.copy(self)
+        other.unknown, other.interfaces = list(self.unknown), list(self.interfaces)
+        return other
 
     def narrow(self, side: str, found: Ranges, *, negated: bool = False) -> None:
         """``side`` of a `Box`: one of these, or none of them."""

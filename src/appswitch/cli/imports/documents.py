@@ -35,7 +35,7 @@ def _fields(value: msgspec.Struct, without: tuple[str, ...] = ()) -> dict[str, A
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(value):
         one = getattr(value, field.name)
-        if field.name not in without and one != _default(field):
+        if field.name not in without and one not in ((), _default(field)):
             found[_SPELLED.get(field.name) or _camel(field.encode_name)] = _plain(one)
     return found
 

@@ -82,6 +82,8 @@ class _Regions:
 
 
 def _pieces(entries: Sequence[Entry], scope: Scope) -> list[Piece]:
+    if scope.l7:  # an allow list closes for everything, not just for what matches
+        return _open(entries)
     last = next((one for one in entries if boxes.within(scope.full, one.match)), None)
     if last is not None and isinstance(last.verdict, Deny):
         return _closed(entries, last, last.verdict.error, scope)

@@ -62,6 +62,7 @@ class _Found(NamedTuple):
     target: tuple[str, int]
     path: _Path
     rule: Rule
+    ports: int  # how many the rule is about
 
 
 _Ways = tuple[list[_Flow], list[_Flow]]  # on to the next rule, and back from the chain
@@ -125,9 +126,9 @@ class _Translation:
         elif isinstance(rule.action, Nat):
             sticky = path._replace(affinity=path.affinity or rule.action.sticky)
             share = flow.share / len(rule.action.targets)
-            self.found += [
-                _Found(box, share, target, sticky, rule) for box in flow.region for target in rule.action.targets
-            ]
+            ports = ranges.size(ranges.union(one for box in flow.region for one in box.ports))
+            for box in flow.region:
+                self.found += [_Found(box, share, target, sticky, rule, ports) for target in rule.action.targets]
         elif isinstance(rule.action, Other):  # one of several parts: others are reported before
             self._report.leave_out(rule.where, rule.text, rule.action.why)
 
@@ -241,7 +242,7 @@ def _obstacle(one: _Found, base: Base) -> str:
         return "a vservice is the same for every user"
     if _node(one) and base.outgoing and not one.path.local:
         return "a vservice for every address there is: name the addresses"
-    if ranges.size(one.box.ports) > 2 * MAX_PORTS:
+    if one.ports > 2 * MAX_PORTS:
         return f"a vservice for more than {MAX_PORTS} ports"
     if _node(one):
         return ""
