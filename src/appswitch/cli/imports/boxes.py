@@ -39,7 +39,7 @@ def _both(one: Box, other: Box) -> Box | None:
         if not side:
             return None
         sides.append(side)
-    return Box(*sides)
+    return Box._make(sides)
 
 
 def subtract(one: Region, other: Region) -> Region:
@@ -59,7 +59,7 @@ def _without(one: Box, other: Box) -> list[Box]:
     for place, (mine, others) in enumerate(zip(one, other, strict=True)):
         outside = ranges.subtract(mine, others)
         if outside:
-            found.append(Box(*inside[:place], outside, *inside[place + 1 :]))
+            found.append(Box._make([*inside[:place], outside, *inside[place + 1 :]]))
         inside[place] = ranges.intersect(mine, others)
     return found
 
@@ -73,7 +73,7 @@ def merge(boxes: Iterable[Box]) -> Region:
             groups.setdefault(box[:place] + box[place + 1 :], []).append(box[place])
         if len(groups) < len(found):
             found = [
-                Box(*rest[:place], ranges.union(part for side in sides for part in side), *rest[place:])
+                Box._make([*rest[:place], ranges.union(part for side in sides for part in side), *rest[place:]])
                 for rest, sides in groups.items()
             ]
     return _bounded(found)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from appswitch.cli.imports import packetfilter, proxy, ranges
 from appswitch.cli.imports.documents import Names
-from appswitch.cli.imports.haproxy_acl import Acls, Case, ConditionError, cases
+from appswitch.cli.imports.haproxy_acl import Case, ConditionError, cases
 from appswitch.cli.imports.haproxy_file import PROXIES, Line, Section, sections
 from appswitch.cli.imports.haproxy_server import pool
 from appswitch.cli.imports.packetfilter import Accept, Deny
 from appswitch.cli.imports.proxy import AccessRule, Listener, Pool
 from appswitch.cli.imports.report import Report
-from appswitch.resources import ErrorName, L7Route, Policy, Resource, Selector, VService
+from appswitch.resources import L7Route, Policy, Resource, Selector, VService
 
 MAX_ROUTES = 256
 _ITSELF = "how HAProxy itself runs, which is not needed"
@@ -214,13 +214,12 @@ class _Frontend:
                     found += self._route(line, chosen, port)
                 except ConditionError as err:
                     self._report.leave_out(line.where, line.text, str(err))
-        taken: set[str] = set()
-        return [_named(route, taken) for route in found]
+        return proxy.named(found)
 
     def _route(self, line: Line, chosen: Pool, port: int) -> list[L7Route]:
         if len(line.words) < 3:
             raise ConditionError("without a condition it is the default_backend")
-        some = cases(line.words[2:], self._known())
+        some = cases(line.words[2:], self._acls)
         if any(not case.l7 or case.source != ranges.ADDRESSES for case in some):
             raise ConditionError("a route is chosen by what is asked for, not by who asks")
         found = self._pool(line.words[1], port)
@@ -228,32 +227,34 @@ class _Frontend:
             raise ConditionError(f"there is no backend {line.words[1]!r}")
         if not found.backends:
             raise ConditionError("none of its servers can be a backend")
-        different = [
-            what
-            for what, mine, other in (
-                ("balance", (found.lbtype, found.hash_on), (chosen.lbtype, chosen.hash_on)),
-                ("timeout connect and error-limit", found.outlier, chosen.outlier),
-                ("maxconn", found.limits, chosen.limits),
-            )
-            if mine != other and chosen.backends
-        ]
+        different = proxy.differences(found, chosen)
         if different:
-            why = f"of this route: {' and '.join(different)} of the default_backend holds for all of a vservice"
-            self._report.leave_out(line.where, line.text, why)
+            self._report.leave_out(line.where, line.text, different)
         return [L7Route(match=case.l7, backends=found.backends, name=line.words[1]) for case in some]
-
-    def _known(self) -> Acls:
-        return self._acls
 
     # -- who may not come
 
     def _policies(self, to: Selector, label: str, names: Names) -> list[Policy]:
         found: list[Policy] = []
         for ruleset in (("tcp-request", "connection"), ("tcp-request", "content"), ("http-request",)):
-            rules = [one for line in self._section.lines if line.words[: len(ruleset)] == ruleset for one in self._rule(line)]
+            lines = [line for line in self._section.lines if line.words[: len(ruleset)] == ruleset]
+            rules = self._sayable([rule for line in lines for rule in self._rule(line)])
             plain = [one for rule in rules for one in _plain(rule)]
             found += proxy.access(plain, to, label, names, self._report)
             found += self._l7_denials(rules, to, label, names)
+        return found
+
+    def _sayable(self, rules: Sequence[_Rule]) -> list[_Rule]:
+        """Without denials behind what lets in by what is asked for: a deny policy would win over that."""
+        found: list[_Rule] = []
+        accepted = False
+        for rule in rules:
+            if accepted and isinstance(rule.verdict, Deny):
+                why = "a denial wins, and a rule before lets in some of what this denies"
+                self._report.leave_out(rule.line.where, rule.line.text, why)
+            else:
+                found.append(rule)
+            accepted = accepted or (isinstance(rule.verdict, Accept) and any(case.l7 for case in rule.cases))
         return found
 
     def _rule(self, line: Line) -> list[_Rule]:
@@ -262,7 +263,7 @@ class _Frontend:
             return []
         at = next((n for n, word in enumerate(line.words) if word in ("if", "unless")), len(line.words))
         try:
-            return [_Rule(line, verdict, cases(line.words[at:], self._known()))]
+            return [_Rule(line, verdict, cases(line.words[at:], self._acls))]
         except ConditionError as err:
             self._report.leave_out(line.where, line.text, str(err))
             return []
@@ -270,19 +271,15 @@ class _Frontend:
     def _l7_denials(self, rules: Sequence[_Rule], to: Selector, label: str, names: Names) -> list[Policy]:
         """Each denies what matches; whom an earlier rule lets in by address is not denied."""
         found: list[Policy] = []
-        left, accepted = ranges.ADDRESSES, False
+        left = ranges.ADDRESSES
         for rule in rules:
             for case in rule.cases:
                 source = ranges.intersect(case.source, left)
-                if isinstance(rule.verdict, Deny) and case.l7 and accepted:
-                    why = "a denial wins, and one before lets in some of what this denies"
-                    self._report.leave_out(rule.line.where, rule.line.text, why)
-                elif isinstance(rule.verdict, Deny) and case.l7 and source:
-                    error: ErrorName = rule.verdict.error
-                    found.append(proxy.denial(names.give(label, "deny"), source, to, case.l7, error))
-                elif not case.l7:
+                if not case.l7:
                     left = ranges.subtract(left, case.source)
-                accepted = accepted or (bool(case.l7) and isinstance(rule.verdict, Accept))
+                elif isinstance(rule.verdict, Deny) and source:
+                    name = names.give(label, "deny")
+                    found.append(proxy.denial(name, source, to, case.l7, rule.verdict.error))
         return found
 
 
@@ -294,15 +291,3 @@ def _plain(rule: _Rule) -> list[AccessRule]:
     return [
         AccessRule(rule.line.where, rule.line.text, rule.verdict, case.source) for case in rule.cases if not case.l7
     ]
-
-
-def _named(route: L7Route, taken: set[str]) -> L7Route:
-    """Names of routes differ, and are DNS labels as those of all else."""
-    names = Names()
-    name = names.give(route.name)
-    number = 1
-    while name in taken:
-        number += 1
-        name = f"{Names().give(route.name)[:58]}-{number}"
-    taken.add(name)
-    return L7Route(match=route.match, backends=route.backends, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -109,25 +109,25 @@ def _split(words: Sequence[str]) -> list[list[str]]:
 def _terms(words: Sequence[str]) -> list[tuple[bool, tuple[str, ...]]]:
     """Whether each is negated, and its words: one for a name, several for what stands between braces."""
     found: list[tuple[bool, tuple[str, ...]]] = []
-    negated, inside = False, None
-    for word in words:
-        if inside is not None:
-            if word == "}":
-                found.append((negated, ("{", *inside)))
-                negated, inside = False, None
-            else:
-                inside.append(word)
-            continue
-        while word.startswith("!"):
-            negated, word = not negated, word[1:]  # noqa: PLW2901 - the sign is read
-        if word == "{":
-            inside = []
-        elif word:
-            found.append((negated, (word,)))
+    negated = False
+    rest = iter(words)
+    for word in rest:
+        name = word.lstrip("!")
+        negated ^= (len(word) - len(name)) % 2 == 1
+        if name:
+            found.append((negated, ("{", *_braced(rest)) if name == "{" else (name,)))
             negated = False
-    if inside is not None or negated:
+    if negated:
         raise ConditionError("a condition does not end")
     return found
+
+
+def _braced(rest: Iterator[str]) -> Iterator[str]:
+    for word in rest:
+        if word == "}":
+            return
+        yield word
+    raise ConditionError("a condition does not end")
 
 
 def _alternatives(negated: bool, term: tuple[str, ...], acls: Acls) -> list[Test]:

@@ -11,7 +11,18 @@ GIVE = "give an HAProxy configuration, such as /etc/haproxy/haproxy.cfg"
 PROXIES = ("frontend", "backend", "listen")
 SECTIONS = (
     *("global", "defaults", *PROXIES),
-    *("peers", "mailers", "resolvers", "userlist", "cache", "ring", "program", "http-errors", "fcgi-app", "log-forward"),
+    *(
+        "peers",
+        "mailers",
+        "resolvers",
+        "userlist",
+        "cache",
+        "ring",
+        "program",
+        "http-errors",
+        "fcgi-app",
+        "log-forward",
+    ),
     *("crt-store", "traces", "log-profile", "acme"),
 )
 

@@ -21,24 +21,27 @@ _BALANCE: dict[str, tuple[LbType, str]] = {
     "uri": ("Maglev", PATH),
 }
 # Words of a server line with a value behind them.
-_VALUED = frozenset(
-    "weight maxconn minconn maxqueue inter fastinter downinter rise fall port addr cookie id init-addr resolvers"
-    " resolve-prefer resolve-net slowstart source track observe error-limit on-error on-marked-down on-marked-up"
-    " agent-port agent-addr agent-inter agent-send ca-file crt crl-file sni verify verifyhost alpn check-alpn check-sni"
-    " check-proto proto pool-max-conn pool-purge-delay pool-low-conn max-reuse redir tcp-ut namespace set-proxy-v2-tlv"
-    " ssl-min-ver ssl-max-ver ciphers ciphersuites ws shard log-proto log-bufsize guid".split()
-)
+_VALUED_WORDS = """
+weight maxconn minconn maxqueue inter fastinter downinter rise fall port addr cookie id init-addr resolvers
+resolve-prefer resolve-net slowstart source track observe error-limit on-error on-marked-down on-marked-up
+agent-port agent-addr agent-inter agent-send ca-file crt crl-file sni verify verifyhost alpn check-alpn check-
+sni check-proto proto pool-max-conn pool-purge-delay pool-low-conn max-reuse redir tcp-ut namespace set-
+proxy-v2-tlv ssl-min-ver ssl-max-ver ciphers ciphersuites ws shard log-proto log-bufsize guid
+"""
+_VALUED = frozenset(_VALUED_WORDS.split())
+_NO_HEADER = "the server waits for a PROXY header, and nobody sends one: accept(2) tells the client's address"
 _REFUSED = {
     "ssl": proxy.NO_TLS,
-    "send-proxy": "the server expects to be told the client's address first, and nobody tells it: it has it from accept(2)",
-    "send-proxy-v2": "the server expects to be told the client's address first, and nobody tells it: it has it from accept(2)",
+    "send-proxy": _NO_HEADER,
+    "send-proxy-v2": _NO_HEADER,
     "proto": "protocols are not converted",
 }
-_CHECKS = frozenset(
-    "check inter fastinter downinter rise fall port addr agent-check agent-port agent-addr agent-inter track check-ssl"
-    " check-send-proxy check-alpn check-sni check-proto on-marked-down on-marked-up slowstart".split()
-)
-_TAKEN = frozenset("weight maxconn backup disabled enabled observe error-limit on-error".split())
+_CHECKS_WORDS = """
+check inter fastinter downinter rise fall port addr agent-check agent-port agent-addr agent-inter track check-
+ssl check-send-proxy check-alpn check-sni check-proto on-marked-down on-marked-up slowstart
+"""
+_CHECKS = frozenset(_CHECKS_WORDS.split())
+_TAKEN = frozenset(["weight", "maxconn", "backup", "disabled", "enabled", "observe", "error-limit", "on-error"])
 
 
 class Server(NamedTuple):

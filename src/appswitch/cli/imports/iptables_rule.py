@@ -1,4 +1,4 @@
-"""One ``-A`` line of iptables-save(8): its conditions and its target. The options are those of iptables-extensions(8)."""
+"""One ``-A`` line of iptables-save(8): its conditions and its target; options of iptables-extensions(8)."""
 
 from __future__ import annotations
 
@@ -249,12 +249,14 @@ _CONDITIONS: dict[str, Callable[[_Reader, Option], None]] = {
     **dict.fromkeys(_INEXPRESSIBLE, _Reader.inexpressible),
 }
 # They say more about an option beside them.
-_DETAILS = frozenset(
-    "--mode --packet --name --seconds --reap --rsource --mask --set --limit-iface-in --limit-iface-out".split()
-)
-_MODULES = frozenset(
-    "tcp udp icmp icmp6 icmpv6 multiport comment conntrack state owner iprange addrtype statistic recent".split()
-)
+_DETAILS_WORDS = """
+--mode --packet --name --seconds --reap --rsource --mask --set --limit-iface-in --limit-iface-out
+"""
+_DETAILS = frozenset(_DETAILS_WORDS.split())
+_MODULES_WORDS = """
+tcp udp icmp icmp6 icmpv6 multiport comment conntrack state owner iprange addrtype statistic recent
+"""
+_MODULES = frozenset(_MODULES_WORDS.split())
 _REASONS = {
     "limit": packetfilter.LIMIT,
     "hashlimit": packetfilter.LIMIT,
@@ -332,7 +334,9 @@ _OTHERS = {
     **dict.fromkeys(("MARK", "CONNMARK", "CLASSIFY", "SECMARK", "CONNSECMARK"), packetfilter.MARK),
     **dict.fromkeys(("MASQUERADE", "SNAT"), packetfilter.MASQUERADE),
     **dict.fromkeys(("NFQUEUE", "QUEUE"), "a program that decides on packets has none to decide on"),
-    **dict.fromkeys(("TCPMSS", "TTL", "HL", "DSCP", "TOS", "ECN", "CHECKSUM", "TCPOPTSTRIP"), "packets are not changed"),
+    **dict.fromkeys(
+        ("TCPMSS", "TTL", "HL", "DSCP", "TOS", "ECN", "CHECKSUM", "TCPOPTSTRIP"), "packets are not changed"
+    ),
     **dict.fromkeys(("CT", "NOTRACK", "HELPER", "SYNPROXY"), "there is no connection tracking to set up"),
     **dict.fromkeys(("SET", "RATEEST", "IDLETIMER", "LED"), "that is a note for other rules"),
     "NETMAP": "a network mapped onto another needs a vservice for each address",

@@ -70,9 +70,9 @@ def _items(text: str, source: str) -> list[Any]:
     except json.JSONDecodeError as err:
         raise InputError(f"{source}:{err.lineno}: this is not JSON ({err.msg}): {GIVE}") from None
     except _STRANGE:
-        raise InputError(f"{source}: there is no list \"nftables\" in it: {GIVE}") from None
+        raise InputError(f'{source}: there is no list "nftables" in it: {GIVE}') from None
     if not isinstance(items, list):
-        raise InputError(f"{source}: there is no list \"nftables\" in it: {GIVE}")
+        raise InputError(f'{source}: there is no list "nftables" in it: {GIVE}')
     return items
 
 

@@ -43,7 +43,7 @@ def compare(found: Conditions, left: Any, operator: str, right: Any, sets: Sets)
     negated = operator == "!="
     if special is not None and special(found, left, values(right, sets), negated):
         return
-    fields = [_field(one) for one in (left["concat"] if "concat" in left else [left])]
+    fields = [_field(one) for one in left.get("concat", [left])]
     scope: Region = boxes.EVERYTHING
     for field in fields:
         scope = boxes.intersect(scope, (field.scope,))
@@ -272,7 +272,7 @@ def _flags(found: Conditions, left: Any, right: Sequence[Any], negated: bool) ->
 
 
 def _is_flags(left: Any) -> bool:
-    return left == {"payload": {"protocol": "tcp", "field": "flags"}}
+    return bool(left == {"payload": {"protocol": "tcp", "field": "flags"}})
 
 
 def _names(flags: Sequence[Any]) -> tuple[str, ...]:

@@ -219,7 +219,11 @@ def _verdict(found: Any) -> Action:
     ((name, content),) = found.items()
     if name in _VERDICTS:
         return _VERDICTS[name]
-    return Jump(_text(content["target"]), goto=name == "goto") if name in ("jump", "goto") else Other(f"{name} is not known here")
+    return (
+        Jump(_text(content["target"]), goto=name == "goto")
+        if name in ("jump", "goto")
+        else Other(f"{name} is not known here")
+    )
 
 
 def _target(address: Any, port: Any, sticky: bool) -> Action:
@@ -250,5 +254,3 @@ def _chance(key: Any) -> _Chance | None:
 def _count(value: Any) -> int:
     low, high = value["range"] if isinstance(value, dict) else (value, value)
     return max(0, int(high) - int(low) + 1)
-
-

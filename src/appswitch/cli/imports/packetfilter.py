@@ -1,4 +1,4 @@
-"""The rules of a packet filter, whichever wrote them: what `iptables` and `nft` make, and `flatten` and `services` read.
+"""The rules of a packet filter, whichever wrote them: made by `iptables` and `nft`, read by `flatten` and `services`.
 
 A rule is about the first packet of a TCP or UDP connection: the one at which AppSwitch decides. A condition that such
 a packet always meets is no condition; a rule that it never meets has an empty ``match``, and ``implied`` says why.
@@ -118,7 +118,7 @@ NO_FIRST = "about packets that begin no connection"
 INTERFACE = "connections of apps come and go through no interface"
 MARK = "there are no marks"
 LIMIT = "a rate of packets is not limited; limits.connections of a vservice are about connections that stand"
-LOGGED = "rules do not log: `ax flows` has every verdict with its policy"
+LOGGED = "nothing logs here: `ax flows` has every verdict with its policy"
 PROTOCOL = "only TCP and UDP are decided"
 SOURCE_PORT = "the client's port is not looked at"
 FORWARDED = "nothing is forwarded: write policies for the apps at both ends"

@@ -92,7 +92,11 @@ def _pieces(entries: Sequence[Entry], scope: Scope) -> list[Piece]:
 
 def _open(entries: Sequence[Entry]) -> list[Piece]:
     regions = _Regions(entries)
-    return [_denial(entry, entry.verdict.error, regions) for entry in entries if isinstance(entry.verdict, Deny) and entry.effective]
+    return [
+        _denial(entry, entry.verdict.error, regions)
+        for entry in entries
+        if isinstance(entry.verdict, Deny) and entry.effective
+    ]
 
 
 def _closed(entries: Sequence[Entry], last: Entry, error: ErrorName, scope: Scope) -> list[Piece]:

@@ -19,6 +19,7 @@ from appswitch.resources import (
     BackendSpec,
     ErrorName,
     L7Match,
+    L7Route,
     LbType,
     Limits,
     Outlier,
@@ -71,7 +72,7 @@ class AccessRule(NamedTuple):
 
 
 def host_and_ports(text: str) -> tuple[str, str]:
-    """``10.0.0.1:80``, ``[::1]:80``, ``*:80``, ``:::80``, ``10.0.0.1``: what stands before the last colon, and behind."""
+    """``10.0.0.1:80``, ``[::1]:80``, ``*:80``, ``:::80``, ``10.0.0.1``: what is before the last colon, and behind."""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest.removeprefix(":")
@@ -158,6 +159,26 @@ def pattern(text: str, form: str = "{}") -> str:
     return form.format(text)
 
 
+def differences(found: Pool, chosen: Pool) -> str:
+    """What of a route's backends does not hold, because the vservice's others decide it; nothing if all does."""
+    different = [
+        what
+        for what, mine, others in (
+            ("the way to balance", (found.lbtype, found.hash_on), (chosen.lbtype, chosen.hash_on)),
+            ("time-outs and failures", found.outlier, chosen.outlier),
+            ("the limits", found.limits, chosen.limits),
+        )
+        if mine != others and chosen.backends and (mine != (found.lbtype, found.hash_on) or len(found.backends) > 1)
+    ]
+    return f"{' and '.join(different)} of a route are those of its vservice" if different else ""
+
+
+def named(routes: Iterable[L7Route]) -> list[L7Route]:
+    """With names that are DNS labels, none of them twice."""
+    names = Names()
+    return [L7Route(match=one.match, backends=one.backends, name=names.give(one.name)) for one in routes]
+
+
 def vservices(
     listeners: Sequence[Listener], label: str, names: Names, template: VService
 ) -> tuple[list[VService], Selector]:
@@ -166,8 +187,7 @@ def vservices(
     for one in listeners:
         ports.setdefault(one.address, []).extend(one.ports)
     found = [
-        _vservice(template, names.give(label), address, tuple(dict.fromkeys(some)))
-        for address, some in ports.items()
+        _vservice(template, names.give(label), address, tuple(dict.fromkeys(some))) for address, some in ports.items()
     ]
     return found, Selector(names=tuple(one.name for one in found))
 
@@ -191,7 +211,7 @@ def _vservice(template: VService, name: str, address: str, ports: tuple[int, ...
 _ALL: Region = (Box(),)
 
 
-def access(  # noqa: PLR0913 - a scope's parts
+def access(
     rules: Sequence[AccessRule],
     to: Selector,
     label: str,

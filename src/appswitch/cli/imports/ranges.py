@@ -126,7 +126,7 @@ def networks(ranges: Ranges) -> tuple[str, ...]:
 
 
 def _summary(low: int, high: int) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    for one in ipaddress.summarize_address_range(address(low), address(high)):  # type: ignore[type-var]
+    for one in ipaddress.summarize_address_range(address(low), address(high)):
         # What is IPv4 is IPv4 for AppSwitch (`appswitch.address`): nobody has such an address.
         if one.version == 4 or not one.subnet_of(MAPPED):
             yield one

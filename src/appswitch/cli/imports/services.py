@@ -42,7 +42,9 @@ class _Path(NamedTuple):
 
     def through(self, rule: Rule, in_turn: bool, by: str) -> _Path:
         """The first comment on certain destinations is the service's."""
-        certain = rule.local or any(box.destination != ranges.ADDRESSES or box.ports != ranges.PORTS for box in rule.match)
+        certain = rule.local or any(
+            box.destination != ranges.ADDRESSES or box.ports != ranges.PORTS for box in rule.match
+        )
         comment = self.comment or (rule.comment if certain else "")
         return _Path(self.local or rule.local, self.affinity or rule.affinity, comment, in_turn, by)
 
@@ -108,7 +110,9 @@ class _Translation:
         partly = rule.local or bool(rule.interface)
         outside = flow.region if partly else boxes.subtract(flow.region, rule.match)
         parts = rule.action.parts if isinstance(rule.action, Split) else ((Fraction(1), rule.action),)
-        in_turn, by = (rule.action.in_turn, rule.action.by) if isinstance(rule.action, Split) else (path.in_turn, path.by)
+        in_turn, by = (
+            (rule.action.in_turn, rule.action.by) if isinstance(rule.action, Split) else (path.in_turn, path.by)
+        )
         left = 1 - sum(share for share, _ in parts)
         ways[0].append(_Flow(outside, flow.share))
         ways[0].append(_Flow(boxes.NOTHING if partly else matched, flow.share * left))
