@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "delete": ("delete", "Delete vservices, policies or references."),
     "apply": ("apply", "Create and change what files say."),
     "get": ("get", "Show apps, servers, vservices, policies and more."),
+    "import": ("imports.command", "Turn rules of iptables, nft, HAProxy, nginx into vservices and policies."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),
