@@ -16,6 +16,8 @@ from appswitch.cli import options, rest
 SUBCOMMANDS = {
     "run": ("runhelp", "Run a program on the switch."),
     "get": ("get", "Show apps, servers, connections, names and more."),
+    "flows": ("flows", "Show what is decided about connections."),
+    "top": ("top", "Show what apps do and use, again and again."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),

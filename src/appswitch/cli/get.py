@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from appswitch.cli import locate, output, rest
+from appswitch.cli import locate, output, rest, units
+
+TABLES = ("table", "wide")  # forms
 
 EPILOG = """\
 \b
@@ -15,7 +18,9 @@ Examples:
   ax get apps
   ax get servers -o json
   ax get apps --watch                      lines as they change
+  ax get connections -o wide               with service, backend, protocol, bytes, round trip
   ax get connections -o yaml
+  ax get metrics                           memory, CPU time and threads of apps
   ax get names                             what can be resolved, and to what
   ax get exposed                           ports of the host that lead to apps
 """
@@ -31,6 +36,18 @@ def _labels(row: output.Row) -> str:
 
 def _flat(name: str) -> Any:
     return lambda row: str(row[name])
+
+
+def _named(name: str) -> Any:
+    return lambda row: row[name] or ""
+
+
+def _figure(name: str, show: Callable[[Any], str]) -> Any:
+    return lambda row: show(row["figures"][name]) if row["figures"] else ""
+
+
+def _growth(name: str) -> Any:
+    return lambda row: units.size(row["growth"][name]) if row["growth"] else ""
 
 
 def _app(name: str) -> Any:
@@ -74,6 +91,20 @@ COLUMNS: dict[str, output.Columns] = {
         ("SERVERAPP", lambda row: row["server_appid"] or ""),
         ("TRANSPORT", _flat("transport")),
     ),
+    "metrics": (
+        ("NAME", _named("name")),
+        ("APPID", _flat("appid")),
+        ("PROCESSES", _figure("processes", str)),
+        ("THREADS", _figure("threads", str)),
+        ("FDS", _figure("descriptors", str)),
+        ("CPU", _figure("cpu", units.seconds)),
+        ("RSS", _figure("resident", units.size)),
+        ("HEAP", _figure("anonymous", units.size)),
+        ("HEAP+", _growth("anonymous")),
+        ("STACK", _figure("stack", units.size)),
+        ("STACK+", _growth("stack")),
+        ("ALIVE", lambda row: units.optional(units.seconds, row["alive_after"])),
+    ),
     "names": (
         ("NAME", _flat("name")),
         ("FQDN", _flat("fqdn")),
@@ -96,6 +127,23 @@ COLUMNS: dict[str, output.Columns] = {
     ),
 }
 
+# What `-o wide` adds.
+WIDE: dict[str, output.Columns] = {
+    "connections": (
+        ("VSERVICE", _named("vservice")),
+        ("BACKEND", _named("backend")),
+        ("PROTOCOL", _named("protocol")),
+        ("BYTES", lambda row: units.optional(units.size, row["bytes_sent"], row["bytes_received"])),
+        ("RTT", lambda row: units.optional(units.microseconds, row["rtt"])),
+        ("RETRANS", lambda row: units.optional(str, row["retransmits"])),
+    ),
+}
+
+
+def columns(what: str, form: str) -> output.Columns:
+    """Of a table."""
+    return (*COLUMNS[what], *(WIDE.get(what, ()) if form == "wide" else ()))
+
 
 @click.command("get", epilog=EPILOG)
 @click.argument("what", type=click.Choice(list(COLUMNS)))
@@ -103,10 +151,10 @@ COLUMNS: dict[str, output.Columns] = {
     "-o",
     "--output",
     "form",
-    type=click.Choice(["table", "json", "yaml"]),
+    type=click.Choice(["table", "wide", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="How to print it; wide is a table with more columns.",
 )
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
@@ -118,8 +166,8 @@ def command(what: str, form: str, watch: bool, run_dir: str | None) -> None:
         watching.watch(what, form, run_dir)
         return
     rows = fetch(what, run_dir)
-    if form == "table":
-        head, *lines = output.table(COLUMNS[what], rows)
+    if form in TABLES:
+        head, *lines = output.table(columns(what, form), rows)
         click.echo("\n".join([output.heading(head), *lines]))
     else:
         output.dump(rows, form, sys.stdout)
