@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from appswitch import wire
-from appswitch.model import AppPhase, AppRow, ConnectionRow, ServerRow, SocketRow
+from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, FlowRow, ServerRow, SocketRow
 
 
 class FakeSwitch:
@@ -21,6 +21,9 @@ class FakeSwitch:
         self.servers: list[ServerRow] = []
         self.sockets: list[SocketRow] = []
         self.connections: list[ConnectionRow] = []
+        self.backends: list[BackendRow] = []
+        self.stats = {"calls": 7.0}
+        self.followed = False  # somebody wants all flows
         self.tokens: dict[int, bytes] = {}
         self.asked: list[wire.ToSwitch] = []
         self.refuse: tuple[str, str] | None = None  # what the next Register is answered with
@@ -66,6 +69,10 @@ class FakeSwitch:
     def unlisten(self, row: ServerRow) -> None:
         self.servers.remove(row)
         self._tell(wire.ServerDown(row))
+
+    def see(self, *rows: FlowRow) -> None:
+        for row in rows:
+            self._tell(wire.FlowSeen(row))
 
     def _tell(self, event: wire.ToControl) -> None:
         for writer in self._writers:
@@ -114,12 +121,15 @@ class FakeSwitch:
                     self._tell(wire.AppGone(message.app_id))
             case wire.Permit():
                 writer.write(wire.frame(wire.Done(seq=message.seq)))
+            case wire.Follow():
+                self.followed = message.flows
             case wire.Query():
                 rows = wire.Rows(
                     seq=message.seq,
                     sockets=tuple(self.sockets),
                     connections=tuple(self.connections),
-                    stats={"calls": 7.0},
+                    backends=tuple(self.backends),
+                    stats=self.stats,
                 )
                 writer.write(wire.frame(rows))
 

@@ -483,6 +483,7 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     assert (await client.get("/v1/servers")).json()["servers"][0] == {
         "app_id": alice, "appid": f"{alice:08x}", "node": "n1", "cluster": "appswitch", "proto": "tcp",
         "service_ip": "0.0.0.0", "service_port": 81, "service_addrs": ["10.1.1.1:81"], "actual": [], "since": 1.0,
+        "alive_after": 0.0,
     }  # fmt: skip
     assert (await client.get("/v1/sockets")).json()["sockets"][1] == {
         "id": 2, "app_id": bob, "appid": f"{bob:08x}", "node": "n1", "inode": 2, "proto": "tcp",
@@ -490,7 +491,9 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     }  # fmt: skip
     assert (await client.get("/v1/connections")).json()["connections"][1] == {
         "proto": "tcp", "client": "c", "server": "s", "client_app": alice, "client_appid": f"{alice:08x}",
-        "server_app": 0, "server_appid": None, "transport": "unix",
+        "client_name": "a", "server_app": 0, "server_appid": None, "server_name": None, "transport": "unix",
+        "vservice": "", "backend": "", "protocol": "", "attributes": {}, "since": None,
+        "bytes_sent": None, "bytes_received": None, "rtt": None, "retransmits": None,
     }  # fmt: skip
 
 
@@ -626,7 +629,7 @@ async def test_openapi(connect: Connect) -> None:
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
-        "/v1/names", "/v1/pools", "/v1/exposed",
+        "/v1/names", "/v1/pools", "/v1/exposed", "/v1/flows", "/v1/metrics", "/v1/apps/{appid}/metrics", "/metrics",
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)
