@@ -83,6 +83,7 @@ class Lines:
     def __init__(self, what: str, form: str) -> None:
         self._columns = get.columns(what, form)
         self._form = form
+        self._quiet = what not in _EVENTS  # what is not shown may change all the time: bytes
         self._rows: dict[str, output.Row] = {}
         self._widths: list[int] | None = None
 
@@ -101,8 +102,8 @@ class Lines:
             output.dump_line({"event": event.lower(), "row": shown}, self._form, sys.stdout)
             return
         cells = output.cells(self._columns, shown)
-        if event == "CHANGED" and old is not None and cells == output.cells(self._columns, old):
-            return  # in what is not shown
+        if self._quiet and old is not None and row is not None and cells == output.cells(self._columns, old):
+            return
         lines = [[event, *cells]]
         if self._widths is None:
             lines.insert(0, ["EVENT", *(name for name, _ in self._columns)])
