@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from appswitch.control.analyzer.meter import Usage
 from appswitch.control.analyzer.processes import Figures
 from appswitch.model import ConnectionRow
 
+DOCS = Path(__file__).parents[4] / "docs" / "observability.md"
 EVERYTHING = {key + ("x" if key.endswith(".") else ""): 7.0 for key in STATS}
-BASE = ("_seconds", "_bytes", "_total", "_info")
 
 
 def usage(**figures: float) -> Usage:
@@ -88,6 +89,11 @@ def test_names_are_as_promtool_wants_them() -> None:
             assert all(re.fullmatch(r"[a-z_]+", label) for label in one.labels)
         if "time" in family.name or "after" in family.name:
             assert family.name.endswith("_seconds")
+
+
+def test_all_are_documented() -> None:
+    documented = set(re.findall(r"`(appswitch_\w+)`", DOCS.read_text()))
+    assert {one.name for family in exposition.families(full()) for one in family.samples} == documented
 
 
 def test_no_series_twice() -> None:
