@@ -19,6 +19,8 @@ SUBCOMMANDS = {
     "delete": ("delete", "Delete vservices, policies or references."),
     "apply": ("apply", "Create and change what files say."),
     "get": ("get", "Show apps, servers, vservices, policies and more."),
+    "flows": ("flows", "Show what is decided about connections."),
+    "top": ("top", "Show what apps do and use, again and again."),
     "import": ("imports.command", "Turn rules of iptables, nft, HAProxy, nginx into vservices and policies."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),

@@ -493,6 +493,7 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     assert (await client.get("/v1/servers")).json()["servers"][0] == {
         "app_id": alice, "appid": f"{alice:08x}", "node": "n1", "cluster": "appswitch", "proto": "tcp",
         "service_ip": "0.0.0.0", "service_port": 81, "service_addrs": ["10.1.1.1:81"], "actual": [], "since": 1.0,
+        "alive_after": 0.0,
     }  # fmt: skip
     assert (await client.get("/v1/sockets")).json()["sockets"][1] == {
         "id": 2, "app_id": bob, "appid": f"{bob:08x}", "node": "n1", "inode": 2, "proto": "tcp",
@@ -500,7 +501,9 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     }  # fmt: skip
     assert (await client.get("/v1/connections")).json()["connections"][1] == {
         "proto": "tcp", "client": "c", "server": "s", "client_app": alice, "client_appid": f"{alice:08x}",
-        "server_app": 0, "server_appid": None, "transport": "unix",
+        "client_name": "a", "server_app": 0, "server_appid": None, "server_name": None, "transport": "unix",
+        "vservice": "", "backend": "", "protocol": "", "attributes": {}, "since": None,
+        "bytes_sent": None, "bytes_received": None, "rtt": None, "retransmits": None,
     }  # fmt: skip
 
 
@@ -637,6 +640,7 @@ async def test_openapi(connect: Connect) -> None:
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
         "/v1/names", "/v1/pools", "/v1/exposed", "/v1/apply", "/v1/backends", "/v1/explain",
+        "/v1/flows", "/v1/metrics", "/v1/apps/{appid}/metrics", "/metrics",
         *(f"/v1/{kind}{one}" for kind in ("vservices", "policies", "references") for one in ("", "/{name}")),
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]
