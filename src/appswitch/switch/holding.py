@@ -56,7 +56,7 @@ class Holding:
         """An app's connect(2): it succeeds now, and is decided later."""
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination()
-        unix = sock.unix and not sock.named
+        unix = sock.unix and not sock.named and not self._tcp_only(path)
         held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
         lobby = self.lobby
         if not unix:
@@ -73,6 +73,13 @@ class Holding:
         if end is not None:
             self.hold(end, held, peek)
         return LATER if reply else 0
+
+    def _tcp_only(self, path: Path) -> bool:
+        """Whether a server that may be chosen wants TCP, and no Unix socket."""
+        assert isinstance(path.verdict, Balanced)
+        services = self._switch.services.by_id
+        endpoints = (endpoint for upstream in path.verdict.upstreams for endpoint in upstream.endpoints)
+        return any(e.id in services and services[e.id].tcp_only for e in endpoints)
 
     # -- held
 

@@ -23,7 +23,7 @@ from appswitch.control.resources.store import Store, StoreError
 from appswitch.model import ConnectionRow
 from appswitch.resources import KINDS, Kind, Policy, Reference, Resource, VService
 
-CHUNK = 2000  # resources of one message to the switch
+CHUNK = 250  # resources of one message to the switch
 CHUNK_BYTES = 8 << 20  # and roughly their bytes: `wire.MAX_FRAME` is far
 TURN = 64  # documents that are judged before others have their turn
 
