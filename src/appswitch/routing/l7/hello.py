@@ -99,7 +99,8 @@ def _alpn(data: bytes | None) -> tuple[bytes, ...]:
     if data is None:
         return ()
     listed = Reader(data, 0, len(data)).vector(2)
-    names, at = [], 0
+    names: list[bytes] = []
+    at = 0
     while at < len(listed) and len(names) < MAX_PROTOCOLS:
         end = at + 1 + listed[at]
         names.append(listed[at + 1 : end])
