@@ -95,9 +95,11 @@ class Control:
             where.unlink(missing_ok=True)  # of a daemon that answered
             return None
         try:
-            return Dns(self.link, self.settings)
+            made = Dns(self.link, self.settings, self.registry.catalog)
         except OSError as err:
             raise server.ListenError(f"cannot listen on {where}: {err.strerror}") from None
+        self.resources.on_change.append(made.changed)
+        return made
 
     async def _announce(self, where: str) -> None:
         await self.server.listening.wait()

@@ -346,6 +346,17 @@ async def test_backends(connect: Connect, switch: FakeSwitch) -> None:
     assert (found["backend"], found["appid"], found["state"]) == ("10.1.0.1:8080", "0000000a", "healthy")
 
 
+async def test_names(connect: Connect) -> None:
+    client = connect(uid=0)
+    await client.post("/v1/apply", json=[vservice(), reference(), reference("wild", network="10.9.4.0/24")])
+    app = (await client.post("/v1/apps", json={"command": ["x"], "name": "web", "ips": ["10.1.0.1"]})).json()
+    names = (await client.get("/v1/names")).json()["names"]
+    assert [(one["name"], one["source"], one["addresses"], one["apps"]) for one in names] == [
+        ("olddb", "reference", ["10.9.0.5"], []),
+        ("web", "vservice", ["10.1.0.100"], [app["appid"]]),
+    ]
+
+
 async def test_described(connect: Connect) -> None:
     document = (await connect().get("/v1/openapi.json")).json()
     schemas = document["components"]["schemas"]

@@ -122,6 +122,7 @@ def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check(database)  # before anything is written
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN EXCLUSIVE")  # the lock is taken now, and kept
@@ -133,7 +134,8 @@ def _open(path: str) -> sqlite3.Connection:
     return database
 
 
-def _migrate(database: sqlite3.Connection) -> None:
+def _check(database: sqlite3.Connection) -> None:
+    """Raises sqlite3.Error, _RefusedError."""
     ours, version, pages = (_pragma(database, name) for name in ("application_id", "user_version", "page_count"))
     if ours != APPLICATION_ID and (ours or version or _tables(database)):
         raise _RefusedError("it is not a state of this daemon's")
@@ -141,6 +143,12 @@ def _migrate(database: sqlite3.Connection) -> None:
         raise _RefusedError(f"it has version {version}, of a newer daemon; this one knows {len(MIGRATIONS)}")
     if pages and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise _RefusedError(found)
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    version = _pragma(database, "user_version")
+    if version == len(MIGRATIONS):
+        return
     for migration in MIGRATIONS[version:]:
         database.execute(migration)
     database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
