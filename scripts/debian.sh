@@ -12,6 +12,8 @@ iproute2              ip
 strace                strace
 curl                  curl
 nginx                 nginx                              nginx
+iptables              iptables-save
+nftables              nft                                nftables
 redis-server          redis-server                       redis-server
 redis-tools           redis-benchmark
 memcached             memcached                          memcached

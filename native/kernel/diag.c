@@ -126,14 +126,39 @@ PyObject *k_dump_unix(ARGS) {
     return rows;
 }
 
+/* struct inet_diag_sockopt as the number that its two bytes make, and IPV6_V6ONLY as its bit 16; what the kernel does
+ * not tell is 0 (before 5.10; IPV6_V6ONLY of sockets with a peer). */
+static int inet_options(const struct nlmsghdr *h) {
+    const struct inet_diag_msg *m = NLMSG_DATA(h);
+    int options = 0;
+    size_t left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
+    const struct nlattr *a = (const struct nlattr *)(m + 1);
+    while (left >= sizeof *a && a->nla_len >= sizeof *a && a->nla_len <= left) {
+        const unsigned char *payload = (const unsigned char *)(a + 1);
+        size_t size = a->nla_len - sizeof *a;
+        if (a->nla_type == INET_DIAG_SOCKOPT && size >= 2) {
+            options |= payload[0] | payload[1] << 8;
+        } else if (a->nla_type == INET_DIAG_SKV6ONLY && size >= 1) {
+            options |= (payload[0] != 0) << 16;
+        }
+        size_t step = NLA_ALIGN(a->nla_len);
+        if (step > left) {
+            break;
+        }
+        left -= step;
+        a = (const struct nlattr *)((const char *)a + step);
+    }
+    return options;
+}
+
 static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
     const struct inet_diag_msg *m = NLMSG_DATA(h);
     uint64_t cookie = m->id.idiag_cookie[0] | (uint64_t)m->id.idiag_cookie[1] << 32;
     Py_ssize_t size = m->idiag_family == AF_INET ? 4 : 16;
-    return append_row(rows, Py_BuildValue("(Kkiiy#iy#i)", (unsigned long long)cookie, (unsigned long)m->idiag_inode,
+    return append_row(rows, Py_BuildValue("(Kkiiy#iy#ii)", (unsigned long long)cookie, (unsigned long)m->idiag_inode,
                                           (int)m->idiag_family, (int)m->idiag_state, (const char *)m->id.idiag_src,
                                           size, (int)ntohs(m->id.idiag_sport), (const char *)m->id.idiag_dst, size,
-                                          (int)ntohs(m->id.idiag_dport)));
+                                          (int)ntohs(m->id.idiag_dport), inet_options(h)));
 }
 
 static PyObject *inet_dump(int family, int protocol, int states, int extension, int netlink,

@@ -144,10 +144,11 @@ def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]
 
 def dump_inet(
     family: int, protocol: int, states: int, netlink: _Fd = ..., /
-) -> list[tuple[int, int, int, int, bytes, int, bytes, int]]:
-    """(cookie, inode, family, state, source, source port, destination, destination port).
+) -> list[tuple[int, int, int, int, bytes, int, bytes, int, int]]:
+    """(cookie, inode, family, state, source, source port, destination, destination port, options).
 
-    Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket.
+    Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket. The options are those of struct
+    inet_diag_sockopt, its two bytes as a number, and IPV6_V6ONLY as 1 << 16.
     """
 
 def dump_tcp_info(family: int, states: int, /) -> list[tuple[int, int, int, int, int]]:

@@ -91,6 +91,15 @@ def parse_dns_domain(text: str) -> str:
     return name
 
 
+def parse_ports(text: str) -> list[range]:
+    """Ranges and single ports, such as ``40000-60000,7000``. Raises ValueError."""
+    ranges = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        ranges.append(range(int(low), int(high or low) + 1))
+    return ranges
+
+
 def parse_dns_servers(text: str) -> tuple[Address, ...]:
     """``10.0.0.2,10.0.0.3:5353,fd00::2,[fd00::3]:5353``; nothing is no server. Raises ValueError."""
     return tuple(_dns_server(part.strip()) for part in text.split(",")) if text.strip() else ()

@@ -103,8 +103,7 @@ def check(name: str) -> None:
             f"{name!r}: the server speaks first in {_SERVER_FIRST[family]}, "
             "so nothing can be read before a backend is chosen"
         )
-    near = difflib.get_close_matches(name.lower(), [*MATCHABLE, HEADER + rest.rpartition(".")[2]], 1)
-    raise ValueError(f"{name!r} is not an attribute: {_suggestion(family, near)}")
+    raise ValueError(f"{name!r} is not an attribute: {_suggestion(name.lower(), family, rest)}")
 
 
 def shown(attributes: Mapping[str, str]) -> dict[str, str]:
@@ -121,8 +120,10 @@ def _check_header(name: str) -> None:
     raise ValueError(f"{name!r} does not end in a header's name: give one such as {HEADER}x-canary")
 
 
-def _suggestion(family: str, near: list[str]) -> str:
+def _suggestion(name: str, family: str, rest: str) -> str:
+    kin = sorted(known for known in MATCHABLE if known.startswith(family + "."))
+    headers = [HEADER + rest.rpartition(".")[2]] if "header" in rest else []
+    near = difflib.get_close_matches(name, [*(kin or sorted(MATCHABLE)), *headers], 1)
     if near:
         return f"did you mean {near[0]}?"
-    kin = sorted(attribute.name for attribute in ATTRIBUTES if attribute.name.startswith(family + "."))
     return f"there are {', '.join(kin)}" if kin else "docs/l7.md lists them, such as http.path, tls.sni, redis.command"

@@ -19,16 +19,16 @@ DEFAULT_LABELS = {"zone": "default"}
 
 
 class Expose(msgspec.Struct, frozen=True):
-    """``--expose INTERNAL:HOSTPORT`` and its longer forms: a host port that leads to an app's port."""
+    """``--expose INTERNAL:HOSTPORT`` and its other forms: a host port that leads to an app's port."""
 
     internal: int
-    host_port: int
-    host_ip: str = "0.0.0.0"  # noqa: S104 - the documented default: every address of the node
+    host_port: int  # 0: one that control draws before anybody else sees it
+    host_ip: str = ""  # every address of the node, of both families
     protocol: Protocol | None = None  # None: both
 
     def __str__(self) -> str:
-        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{self.internal}:{host}:{self.host_port}" + (f"/{self.protocol}" if self.protocol else "")
+        host = f"[{self.host_ip}]:" if ":" in self.host_ip else f"{self.host_ip}:" if self.host_ip else ""
+        return f"{self.internal}:{host}{self.host_port}" + (f"/{self.protocol}" if self.protocol else "")
 
 
 class HostPort(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -59,16 +60,27 @@ def test_exposed_ports_wait_and_open(daemon: Daemon, addresses: Addresses) -> No
     options = ["--expose", f"80:{port}/tcp"]
     with daemon.spawn("sleep", "60", ip=addresses.v4(), options=options):
         wait_until(lambda: daemon.get("exposed"), "an exposed port")
-        (row,) = daemon.get("exposed")
-        assert (row["internal"], row["address"], row["proto"], row["state"]) == (
-            80,
-            f"0.0.0.0:{port}",
-            "tcp",
-            "waiting",
-        )
+        rows = [(row["internal"], row["address"], row["proto"], row["state"]) for row in daemon.get("exposed")]
+        assert rows == [(80, f"{ip}:{port}", "tcp", "waiting") for ip in ("0.0.0.0", "[::]")]
     daemon.wait_idle()
     with daemon.spawn(sys.executable, "-c", SERVE, ip=addresses.v4(), options=options, listening=80):
-        assert [row["state"] for row in daemon.get("exposed")] == ["open"]
+        rows = [(row["address"], row["state"]) for row in daemon.get("exposed")]
+        assert rows == [(f"0.0.0.0:{port}", "open")], "the server is for IPv4"
+    daemon.wait_idle()
+
+
+def test_exposed_at_a_port_that_is_drawn(daemon: Daemon, addresses: Addresses) -> None:
+    """`ax get exposed` and the log say which one; TCP and UDP have the same."""
+    serve = "import socket; u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('', 80));" + SERVE
+    with daemon.spawn(sys.executable, "-c", serve, ip=addresses.v4(), options=["--expose", "80"], listening=80):
+        rows = daemon.get("exposed")
+        assert [(row["proto"], row["state"]) for row in rows] == [("tcp", "open"), ("udp", "open")]
+        (address,) = {row["address"] for row in rows}
+        assert 40000 <= int(address.removeprefix("0.0.0.0:")) <= 60000
+        actual = [one for row in daemon.get("servers") for one in row["actual"]]
+        assert actual.count(address) == 2
+        wait_until(lambda: daemon.output.count(address) >= 2, "the log to say so")
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
 
 
 @pytest.mark.parametrize("which", ["daemon", "rootless_daemon"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import subprocess
 from collections.abc import Iterator
 
 import pytest
-from e2e.node import NODE, OUTSIDE, Namespaces, NodeDaemon, Plain
-from e2e.world import PROGRAMS, PYTHON, Switched, wait_output
+from e2e.node import NODE, NODE6, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
+from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import Addresses, App, wait_until
 
 UDP = PROGRAMS / "udp.py"
@@ -108,6 +110,19 @@ def test_on_one_address_of_the_host(apps: Switched, host: Plain) -> None:
     assert "Connection refused" in host.run(PYTHON, UDP, "ask", "127.0.0.1", "7003", "1", status=1).stderr
 
 
+@pytest.mark.parametrize("where", ["0.0.0.0", "::"])
+def test_both_families_of_the_host(apps: Switched, outside: Plain, where: str) -> None:
+    """Without an address of the host, as far as the server itself speaks them."""
+    ip = f"{apps.addresses.v4()},{apps.addresses.v6()}"
+    serve(apps, "7000:7009/udp", ip=ip, where=where)
+    assert outside.run(PYTHON, UDP, "ask", NODE, "7009", "1").stdout.split()[1] in (OUTSIDE, f"::ffff:{OUTSIDE}")
+    told = outside.run(PYTHON, UDP, "ask", NODE6, "7009", "1", status=None)
+    if where == "::":
+        assert told.stdout.split()[1] == OUTSIDE6
+    else:
+        assert "Connection refused" in told.stderr
+
+
 def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
     """The app's bind(2) says so, and so does the daemon's log; who has it keeps it."""
     words = (PYTHON, UDP, "serve", "0.0.0.0", "7004", "owner")
@@ -119,7 +134,8 @@ def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
         words = (PYTHON, UDP, "serve", "0.0.0.0", "7000", "one")
         refused = apps.run(*words, options=["--expose", "7000:7004/udp"], status=1)
         assert "Address already in use" in refused.stderr
-        wait_until(lambda: "7004" in apps.daemon.output, lambda: f"the port in the log of\n{apps.daemon.app}")
+        said = "cannot expose .*host=0.0.0.0:7004 protocol=udp error=EADDRINUSE hint=.*ss -tulpn"
+        wait_until(lambda: re.search(said, apps.daemon.output), lambda: f"{said!r} in the log of\n{apps.daemon.app}")
         assert owner.running()
 
 
@@ -153,6 +169,54 @@ def test_sipp(apps: Switched, outside: Plain) -> None:
     words = ("sipp", "-sn", "uac", "-m", "10", "-r", "50", "-d", "50", "-timeout", "20", "-nostdin")
     outside.run(*words, f"{NODE}:5062", patience=25)
     assert called.wait() == 0
+
+
+@pytest.mark.parametrize("more", [(), ("-R",), ("--bidir",)], ids=["up", "down", "both"])
+def test_iperf3(apps: Switched, host: Plain, outside: Plain, more: tuple[str, ...]) -> None:
+    """The server connects the socket that got the first datagram, and binds another one to the same port."""
+    app = apps.start("iperf3", "-s", "--forceflush", options=["--expose", "5201:5301"], listening=5201)
+    for number, (who, server) in enumerate(((outside, NODE), (host, "127.0.0.1")), 1):
+        wait_output(app, rf"Server listening on 5201 \(test #{number}\)")  # between two tests it does not listen
+        words = ("iperf3", "-c", server, "-p", "5301", "-u", "-b", "4M", "-t", "1", "-P", "2", "-J", *more)
+        got = json.loads(who.run(*words, patience=25).stdout)
+        assert got["end"]["sum"]["packets"] > 15
+        assert got["end"]["sum"]["lost_percent"] < 20  # a busy machine is no fault
+
+
+def test_workers_with_one_port(apps: Switched, outside: Plain) -> None:
+    """SO_REUSEPORT: each client has one of them, and stays with it; when one goes, the others serve."""
+    script = """if 1:
+        import os, signal, socket, sys
+        def work(name):
+            one = socket.socket(type=socket.SOCK_DGRAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind(("0.0.0.0", 7000))
+            print("serving", flush=True)
+            while True:
+                data, peer = one.recvfrom(2000)
+                one.sendto(name, peer)
+        children = []
+        for name in (b"one", b"two", b"three"):
+            children.append(os.fork())
+            if not children[-1]:
+                work(name)
+        sys.stdin.readline()
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+        print("killed", flush=True)
+        sys.stdin.readline()
+        for child in children[1:]:
+            os.kill(child, signal.SIGKILL)
+    """
+    app = apps.start(PYTHON, "-c", script, options=["--expose", "7000:7008/udp"], stdin=subprocess.PIPE)
+    wait_until(lambda: app.stdout.count("serving") == 3, lambda: str(app))
+    words = (PYTHON, UDP, "ask", NODE, "7008", "40")
+    assert {line.split()[0] for line in outside.run(*words).stdout.splitlines()} == {"one", "two", "three"}
+    say(app, "kill\n")
+    wait_output(app, "killed")
+    wait_until(lambda: len(apps.daemon.servers(7000, app.ip)) == 2, "the dead one to be forgotten")
+    assert {line.split()[0] for line in outside.run(*words).stdout.splitlines()} == {"two", "three"}
+    say(app, "end\n")
 
 
 def test_an_exposed_server_talks_to_apps_and_the_outside_too(apps: Switched, outside: Plain) -> None:

@@ -215,6 +215,16 @@ def test_a_host_port_that_is_taken(apps: Switched, host: Plain, place: Path) -> 
     assert "hello" in host.run(*CURL, url(NODE, 8083)).stdout, "who had it keeps it"
 
 
+@pytest.mark.parametrize("listen", ["80", "[::]:80 ipv6only=off", "[::]:80 ipv6only=on", "80;listen [::]:80"])
+def test_exposed_to_both_families(apps: Switched, outside: Plain, place: Path, listen: str) -> None:
+    """Without an address of the host, as far as the server itself speaks them; one socket for each family, or one."""
+    ip = f"{apps.addresses.v4()},{apps.addresses.v6()}"
+    apps.start(*Nginx(place, listen=listen).argv, ip=ip, options=["--expose", "80:8084"], listening=80)
+    for address, speaks in ((NODE, "only=on" not in listen), (NODE6, "[::]" in listen)):
+        got = outside.run(*CURL, url(address, 8084), status=0 if speaks else 7)
+        assert ("hello" in got.stdout) == speaks, address
+
+
 def test_exposed_before_anybody_listens(apps: Switched, host: Plain) -> None:
     """Until the app listens, the host's port refuses; afterwards it serves; then it refuses again."""
     script = 'read x; timeout 5 socat TCP-LISTEN:7000,reuseaddr EXEC:"echo served"; echo ended; read x'

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from appswitch.cli import locate, names, output
+from appswitch.cli import locate, names, output, units
+
+TABLES = ("table", "wide")  # forms
 
 EPILOG = """\
 \b
@@ -16,7 +19,9 @@ Examples:
   ax get apps
   ax get servers -o json
   ax get apps --watch                      lines as they change
+  ax get connections -o wide               with service, backend, protocol, bytes, round trip
   ax get connections -o yaml
+  ax get metrics                           memory, CPU time and threads of apps
   ax get names                             what can be resolved, and to what
   ax get exposed                           ports of the host that lead to apps
   ax get vservices web -o yaml             a document that ax apply takes
@@ -36,6 +41,18 @@ def _labels(row: output.Row) -> str:
 
 def _flat(name: str) -> Any:
     return lambda row: str(row[name])
+
+
+def _named(name: str) -> Any:
+    return lambda row: row[name] or ""
+
+
+def _figure(name: str, show: Callable[[Any], str]) -> Any:
+    return lambda row: show(row["figures"][name]) if row["figures"] else ""
+
+
+def _growth(name: str) -> Any:
+    return lambda row: units.size(row["growth"][name]) if row["growth"] else ""
 
 
 def _app(name: str) -> Any:
@@ -169,7 +186,38 @@ COLUMNS: dict[str, output.Columns] = {
         ("PROTO", _flat("proto")),
         ("STATE", _flat("state")),
     ),
+    "metrics": (
+        ("NAME", _named("name")),
+        ("APPID", _flat("appid")),
+        ("PROCESSES", _figure("processes", str)),
+        ("THREADS", _figure("threads", str)),
+        ("FDS", _figure("descriptors", str)),
+        ("CPU", _figure("cpu", units.seconds)),
+        ("RSS", _figure("resident", units.size)),
+        ("HEAP", _figure("anonymous", units.size)),
+        ("HEAP+", _growth("anonymous")),
+        ("STACK", _figure("stack", units.size)),
+        ("STACK+", _growth("stack")),
+        ("ALIVE", lambda row: units.optional(units.seconds, row["alive_after"])),
+    ),
 }
+
+# What `-o wide` adds.
+WIDE: dict[str, output.Columns] = {
+    "connections": (
+        ("VSERVICE", _named("vservice")),
+        ("BACKEND", _named("backend")),
+        ("PROTOCOL", _named("protocol")),
+        ("BYTES", lambda row: units.optional(units.size, row["bytes_sent"], row["bytes_received"])),
+        ("RTT", lambda row: units.optional(units.microseconds, row["rtt"])),
+        ("RETRANS", lambda row: units.optional(str, row["retransmits"])),
+    ),
+}
+
+
+def columns(what: str, form: str) -> output.Columns:
+    """Of a table."""
+    return (*COLUMNS[what], *(WIDE.get(what, ()) if form == "wide" else ()))
 
 
 @click.command("get", epilog=EPILOG)
@@ -179,10 +227,10 @@ COLUMNS: dict[str, output.Columns] = {
     "-o",
     "--output",
     "form",
-    type=click.Choice(["table", "json", "yaml"]),
+    type=click.Choice(["table", "wide", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="How to print it; wide is a table with more columns.",
 )
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
@@ -199,8 +247,8 @@ def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | 
         watching.watch(what, form, run_dir, name)
         return
     rows = fetch(what, run_dir, name)
-    if form == "table":
-        head, *lines = output.table(COLUMNS[what], rows)
+    if form in TABLES:
+        head, *lines = output.table(columns(what, form), rows)
         click.echo("\n".join([output.heading(head), *lines]))
     elif form == "yaml" and what in DOCUMENTS:
         output.dump_all(rows, sys.stdout)

@@ -64,10 +64,10 @@ RUN = (
     ),
     Option(
         "--expose",
-        "INTERNAL:[NODE-IP:]PORT[/tcp|/udp]",
+        "INTERNAL[:[NODE-IP:]PORT][/tcp|/udp]",
         many=True,
-        help="Make the app's port INTERNAL reachable at PORT of the host, on all its IPv4 addresses or on NODE-IP, "
-        "for TCP and UDP or one of them.",
+        help="Make the app's port INTERNAL reachable at PORT of the host, on all its addresses or on NODE-IP, "
+        "for TCP and UDP or one of them. Without PORT one of ax daemon --ports (see `ax get exposed`).",
     ),
     Option(
         "--host-port",

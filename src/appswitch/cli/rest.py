@@ -77,10 +77,11 @@ def request(sock: socket.socket, method: str, path: str, body: object = None) ->
     return _judge(status, rest)
 
 
-def stream(sock: socket.socket, path: str) -> Iterator[Any]:
+def stream(sock: socket.socket, path: str, reader: int | None = None) -> Iterator[Any]:
     """JSON values of a reply that has one a line, as they come, until the daemon ends it.
 
-    Raises RefusedError and DaemonDownError.
+    Raises RefusedError and DaemonDownError; BrokenPipeError when ``reader``, a pipe for what is made of them, has
+    nobody at its other end any more, also while nothing comes.
     """
     with sock:
         _send(sock, "GET", path, None)
@@ -95,10 +96,23 @@ def stream(sock: socket.socket, path: str) -> Iterator[Any]:
             for line in lines:
                 if line.strip():
                     yield json.loads(line)
+            if reader is not None:
+                _wait(sock, reader)
             chunk = sock.recv(1 << 16)
             if not chunk:
                 return
             buffer += chunk
+
+
+def _wait(sock: socket.socket, reader: int) -> None:
+    """Until something comes. poll(2) always tells of POLLERR: of a pipe, that its reading end is closed."""
+    import select
+
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(reader, 0)
+    if any(fd == reader for fd, _ in poll.poll()):
+        raise BrokenPipeError
 
 
 def _send(sock: socket.socket, method: str, path: str, body: object) -> None:

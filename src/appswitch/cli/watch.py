@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from appswitch.cli import get, locate, output, rest
 
 EVERY = 1.0  # seconds between two looks at what has no events
 _EVENTS = ("apps", "servers")
-# Of sockets, servers, backends, names, pools, exposed ports.
+# Of metrics and sockets, connections, servers, backends, names, pools, exposed ports.
 _KEYS = (
     ("id",),
+    ("client_app", "client", "server_app", "server", "proto"),
     ("app_id", "proto", "service_ip", "service_port", "since"),
     ("vservice", "port", "route", "backend", "spec"),
     ("fqdn",),
@@ -25,7 +26,7 @@ _KEYS = (
 
 def watch(what: str, form: str, run_dir: str | None, name: str | None = None) -> None:
     """Until the user has had enough (Ctrl-C), or the daemon ends. Raises rest.DaemonDownError then."""
-    show: Any = Screen(what) if sys.stdout.isatty() and form == "table" else Lines(what, form)
+    show: Any = Screen(what, form) if sys.stdout.isatty() and form in get.TABLES else Lines(what, form)
     changes = _events(what, run_dir) if what in _EVENTS else _polled(what, run_dir, name)
     try:
         for change in changes:
@@ -51,7 +52,7 @@ def _events(what: str, run_dir: str | None) -> Iterator[Change]:
             yield event["appid"], None, False
         elif kind == "app-changed":
             yield row["app"]["appid"], row, not synced
-        else:
+        elif kind in ("server-up", "server-down"):
             yield _key(row), row if kind == "server-up" else None, not synced
 
 
@@ -80,7 +81,7 @@ def _seen(what: str, run_dir: str | None, name: str | None) -> list[output.Row]:
 
 
 def _key(row: output.Row) -> str:
-    """What makes a row this row. A connection has nothing but its values."""
+    """What makes a row this row."""
     if "metadata" in row:
         return f"{row['kind']} {row['metadata']['name']}"
     for names in _KEYS:
@@ -93,8 +94,9 @@ class Lines:
     """Every change is printed: a line of a table with what happened before it, or a JSON or YAML document."""
 
     def __init__(self, what: str, form: str) -> None:
-        self._columns = get.COLUMNS[what]
+        self._columns = get.columns(what, form)
         self._form = form
+        self._quiet = what not in _EVENTS  # what is not shown may change all the time: bytes
         self._rows: dict[str, output.Row] = {}
         self._widths: list[int] | None = None
 
@@ -109,10 +111,13 @@ class Lines:
         shown = row or old
         if shown is None:
             return
-        if self._form != "table":
+        if self._form not in get.TABLES:
             output.dump_line({"event": event.lower(), "row": shown}, self._form, sys.stdout)
             return
-        lines = [[event, *output.cells(self._columns, shown)]]
+        cells = output.cells(self._columns, shown)
+        if self._quiet and old is not None and row is not None and cells == output.cells(self._columns, old):
+            return
+        lines = [[event, *cells]]
         if self._widths is None:
             lines.insert(0, ["EVENT", *(name for name, _ in self._columns)])
             self._widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -123,10 +128,10 @@ class Lines:
 class Screen:
     """The table itself, drawn again over itself."""
 
-    def __init__(self, what: str) -> None:
-        self._columns = get.COLUMNS[what]
+    def __init__(self, what: str, form: str = "table") -> None:
+        self._columns = get.columns(what, form)
         self._rows: dict[str, output.Row] = {}
-        self._drawn = 0  # lines on the screen
+        self._picture = Picture()
 
     def take(self, key: str, row: output.Row | None, more: bool) -> None:
         """Note it, and draw unless ``more`` comes."""
@@ -138,14 +143,26 @@ class Screen:
             self._draw()
 
     def _draw(self) -> None:
+        head, *lines = output.table(self._columns, list(self._rows.values()))
+        self._picture.draw((), head, lines)
+
+
+class Picture:
+    """Lines on a terminal that are drawn over those before them."""
+
+    def __init__(self) -> None:
+        self._drawn = 0  # lines on the screen
+
+    def draw(self, above: Sequence[str], head: str, lines: Sequence[str]) -> None:
+        """``above``: lines before the ``head`` of a table; of ``lines`` as many as there is room for."""
         size = os.get_terminal_size(sys.stdout.fileno())
         width, height = size.columns or 80, size.lines or 24  # a terminal that nobody sized says 0
-        lines = [line[:width] for line in output.table(self._columns, list(self._rows.values()))]
-        hidden = len(lines) - (height - 1)
-        if hidden > 0:
-            lines = [*lines[: height - 2], f"... and {hidden + 1} more"]
-        lines[0] = output.heading(lines[0])
+        room = max(height - 2 - len(above), 1)  # the cursor has a line, too
+        if len(lines) > room:
+            lines = [*lines[: room - 1], f"... and {len(lines) - room + 1} more"]
+        shown = [line[:width] for line in (*above, head, *lines)]
+        shown[len(above)] = output.heading(shown[len(above)])
         back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""  # up, and clear to the end
-        sys.stdout.write(back + "\n".join(lines) + "\n")
+        sys.stdout.write(back + "\n".join(shown) + "\n")
         sys.stdout.flush()
-        self._drawn = len(lines)
+        self._drawn = len(shown)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
-from appswitch.control import resolvconf
+from appswitch.control import ports, resolvconf
 from appswitch.control.access import Caller
 from appswitch.control.claims import Claims
 from appswitch.control.link import SwitchLink
@@ -110,7 +110,7 @@ class Registry:
             name=new.name,
             ips=ips,
             labels=dict(DEFAULT_LABELS) if new.labels is None else new.labels,
-            expose=new.expose,
+            expose=ports.draw(new.expose, self.settings.ports, self._exposed_ports(), ports.is_free),
             netns=new.netns,
             transport=new.transport or self.transport,
             interface=new.interface,
@@ -148,8 +148,11 @@ class Registry:
 
     def _check_ports(self, new: NewApp, caller: Caller) -> None:
         for one in new.expose:
-            if one.host_port < FIRST_FREE_PORT and caller.uid != 0:
+            if 0 < one.host_port < FIRST_FREE_PORT and caller.uid != 0:
                 raise ProblemError("privileged-port", f"only root may expose on the host's port {one.host_port}")
+
+    def _exposed_ports(self) -> set[int]:
+        return {one.host_port for app in self._apps() for one in app.expose}
 
     def _nameservers(self, new: NewApp) -> tuple[str, ...]:
         """The daemon answers in namespaces that are the app's alone."""

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, cast
 
 import msgspec
 
-from appswitch.address import Address, parse_dns_domain, parse_dns_servers
+from appswitch.address import Address, parse_dns_domain, parse_dns_servers, parse_ports
 from appswitch.model import Transport
 from appswitch.networks import DEFAULT_USER_NETWORKS, Network, choose_pools, parse_pools, parse_user_networks
 from appswitch.paths import RunDir
@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rest_port: int | Literal["auto"] = DEFAULT_PORT  # 0: only the Unix socket; auto: 6664 if nobody has it
     token: str | None = None  # who sends it over TCP may do what the daemon's user may
     token_file: Path | None = None  # read again on SIGHUP
+    ports: tuple[range, ...] = (range(40000, 60001),)  # of the host, that are drawn for --expose without one
     idle_exit: float = 0.0  # seconds without an app after which the daemon ends; 0: never
     dns: bool = True  # answer apps' DNS queries
     dns_domain: str = DEFAULT_DOMAIN  # NAME.DOMAIN is an app's, as is NAME alone
@@ -66,6 +67,7 @@ def from_environ(env: Mapping[str, str]) -> Settings:
         rest_port=_port(env.get("AX_REST_PORT") or str(DEFAULT_PORT)),
         token=read_token(token_file) if token_file else env.get("AX_REST_TOKEN") or None,
         token_file=token_file,
+        ports=tuple(_parsed("AX_PORTS", parse_ports, env.get("AX_PORTS") or "40000-60000")),
         idle_exit=_seconds(env.get("AX_IDLE_EXIT") or "0"),
         dns=_switch("AX_DNS", env.get("AX_DNS") or "1"),
         dns_domain=_parsed("AX_DNS_DOMAIN", parse_dns_domain, env.get("AX_DNS_DOMAIN") or DEFAULT_DOMAIN),

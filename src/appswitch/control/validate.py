@@ -19,13 +19,13 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # inet_aton(3) reads these as addre
 _LABEL_KEY = re.compile(r"([A-Za-z0-9][-A-Za-z0-9.]{0,252}/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _EXPOSE = re.compile(
-    r"(?P<internal>[0-9]+):((\[(?P<v6>[^]]*)]|(?P<ip>[^:\[\]]*)):)?(?P<port>[0-9]+)(/(?P<protocol>tcp|udp))?"
+    r"(?P<internal>[0-9]+)(:((\[(?P<v6>[^]]*)]|(?P<ip>[^:\[\]]*)):)?(?P<port>[0-9]+))?(/(?P<protocol>tcp|udp))?"
 )
 
 _IP_FORMS = "give an IPv4 address such as 10.1.2.3 or an IPv6 address such as fd00::1"
 _EXPOSE_FORMS = (
     "give INTERNAL:HOSTPORT, INTERNAL:NODE-IP:HOSTPORT or INTERNAL:[NODE-IPV6]:HOSTPORT, such as 80:8080, "
-    "with /tcp or /udp behind it for one of them only"
+    "with /tcp or /udp behind it for one of them only; INTERNAL alone, or with HOSTPORT 0, gets a port of the host"
 )
 
 
@@ -112,7 +112,7 @@ def labels(given: Mapping[str, str]) -> dict[str, str]:
 def expose(text: str) -> Expose:
     """``INTERNAL:HOSTPORT``, ``INTERNAL:IP:HOSTPORT`` or ``INTERNAL:[IPV6]:HOSTPORT``, perhaps ``/tcp`` or ``/udp``.
 
-    Raises ValueError.
+    Without HOSTPORT, or where it is 0, one has to be drawn. Raises ValueError.
     """
     match = _EXPOSE.fullmatch(text)
     if match is None:
@@ -120,8 +120,8 @@ def expose(text: str) -> Expose:
     host = match["v6"] if match["v6"] is not None else match["ip"]
     return Expose(
         internal=_port(match["internal"], text),
-        host_port=_port(match["port"], text),
-        host_ip="0.0.0.0" if host is None else _node_ip(host, text, 6 if match["v6"] is not None else 4),  # noqa: S104
+        host_port=_port(match["port"], text) if (match["port"] or "0").strip("0") else 0,
+        host_ip="" if host is None else _node_ip(host, text, 6 if match["v6"] is not None else 4),
         protocol=cast("Protocol | None", match["protocol"]),
     )
 
@@ -149,7 +149,8 @@ def _overlap(one: Expose, other: Expose) -> bool:
     """Whether some address, port and protocol of the host is in both."""
     at = one.host_ip == other.host_ip or _is_wildcard_of(one, other) or _is_wildcard_of(other, one)
     of = None in (one.protocol, other.protocol) or one.protocol == other.protocol
-    return one.host_port == other.host_port and at and of
+    port = one.host_port == other.host_port and (one.host_port != 0 or one.internal == other.internal)
+    return port and at and of
 
 
 def _covers(one: Expose, other: Expose) -> bool:
@@ -160,8 +161,10 @@ def _covers(one: Expose, other: Expose) -> bool:
 
 
 def _is_wildcard_of(one: Expose, other: Expose) -> bool:
-    """Sockets on :: are for IPv6 only (`switch.doors`)."""
-    return one.host_ip == ("::" if ":" in other.host_ip else "0.0.0.0")  # noqa: S104
+    """Sockets on :: are for IPv6 only (`switch.doors`); no address is both."""
+    return not one.host_ip or (
+        bool(other.host_ip) and one.host_ip == ("::" if ":" in other.host_ip else "0.0.0.0")  # noqa: S104
+    )
 
 
 def _port(text: str, whole: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import ip_bytes
+from appswitch.address import ip_bytes, parse_ports
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
@@ -88,21 +88,12 @@ def _config(places: RunDir) -> Config:
         node_ips[len(ip)] = ip
     return Config(
         arch=platform.machine(),
-        ports=_ports(env.get("AX_PORTS", "40000-60000")),
+        ports=parse_ports(env.get("AX_PORTS", "40000-60000")),
         node_ips=node_ips,
         transport=env.get("AX_TRANSPORT", "unix"),
         timing=env.get("AX_TIMING") == "1",
         dns=places.dns if env.get("AX_DNS", "1").lower() not in ("0", "false", "no", "off") else None,
     )
-
-
-def _ports(text: str) -> list[range]:
-    """Ranges and single ports, such as 40000-60000,7000. Raises ValueError."""
-    ranges = []
-    for part in text.split(","):
-        low, _, high = part.partition("-")
-        ranges.append(range(int(low), int(high or low) + 1))
-    return ranges
 
 
 def _raise_descriptor_limit() -> None:

@@ -13,6 +13,8 @@ from appswitch.kernel.sockaddr import AF_INET, AF_UNIX, AF_UNSPEC
 from appswitch.switch import udp
 from appswitch.switch.apps import App
 from appswitch.switch.call import CONTINUE, Call, Outcome, taken
+from appswitch.switch.exposure import announce, complain, openings
+from appswitch.switch.services import Service
 from appswitch.switch.sockets import LISTENING, NEW, Socket
 from appswitch.switch.swap import swap
 
@@ -198,24 +200,28 @@ def _taken(switch: Switch, sock: Socket) -> bool:
     )
 
 
+def open_to_strangers(switch: Switch, service: Service) -> int:
+    """Have a service exposed as its app asked for. 0 or the errno of the first that fails."""
+    appid, bound = service.app.spec.appid, service.endpoint.bound
+    for opening in openings(service.app.spec.expose, "tcp", bound, service.socket.v6only):
+        error = switch.doors.expose(service, opening)
+        if opening.failed(error):
+            complain(switch.log, appid, opening, "tcp", error)
+            return error
+        if not error:
+            announce(switch.log, appid, opening, "tcp")
+    return 0
+
+
 def _open(switch: Switch, sock: Socket, fd: Fd, bound: Address, backlog: int) -> Outcome:
     service = switch.services.open(sock.app, sock, fd, bound, backlog)
     if isinstance(service, int):
         return -service
     sock.phase, sock.named = LISTENING, True
-    for expose in sock.app.spec.expose:
-        if expose.internal == bound.port and expose.protocol != "udp" and not is_loopback(bound.ip):
-            error = switch.doors.expose(service, expose)
-            if error:
-                switch.log(
-                    "cannot expose",
-                    app=sock.app.spec.appid,
-                    port=bound.port,
-                    host=str(expose),
-                    error=errno.errorcode[error],
-                )
-                switch.close_service(service)
-                return -error
+    error = open_to_strangers(switch, service)
+    if error:
+        switch.close_service(service)
+        return -error
     switch.watch_listener(service, fd)
     switch.services.announce(service)
     return 0

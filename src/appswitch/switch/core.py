@@ -82,7 +82,7 @@ class Switch:
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps, loop.steady, self.policies)
+        self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
         self.relay = Relay(self, loop)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.parking = Parking(loop, journal)
@@ -90,6 +90,7 @@ class Switch:
         self.flowlog = FlowLog(reports)
         self.gates = Gates(self)
         self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce, self.gates)
+        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)

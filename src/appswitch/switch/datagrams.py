@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from appswitch import _kernel
@@ -24,7 +25,7 @@ from appswitch.routing.policy import End, Policies
 from appswitch.routing.route import Deny, Flow, Leave, Local, Outside, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
-from appswitch.switch.netns import Host, Netns, cookie_of
+from appswitch.switch.netns import Bound, Host, Netns, cookie_of
 
 DGRAM, UDP = 2, 17
 SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, SO_PROTOCOL, SO_DOMAIN = 1, 2, 15, 38, 39
@@ -32,8 +33,24 @@ SOL_IPV6, IPV6_V6ONLY = 41, 26
 DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
 APPS_A_SWEEP = 64  # apps whose servers are looked at in one round
-_OFF = bytes(4)
+_OFF, _ON = bytes(4), b"\1\0\0\0"
 _MIN_GROWTH = 1000
+
+
+# What a successor of ours cannot ask a socket itself, it asks sock_diag(7). That shows these options, which mean
+# nothing on UDP sockets that are bound and have no group, each with its bit in struct inet_diag_sockopt; the last is on
+# by default.
+SOL_IP, IP_BIND_ADDRESS_NO_PORT, IP_RECVERR_RFC4884, IP_MULTICAST_ALL = 0, 24, 26, 49
+_IS_BOUND, _HAS_REUSEADDR, _LACKS_REUSEPORT, _IS_V6ONLY = 1 << 8, 1 << 9, 1 << 6, 1 << 16
+
+
+def leave_marks(fd: Fd, datagram: Datagram) -> None:
+    """Write on a socket at home what bind(2) has found: `Datagrams.restore` reads it."""
+    _kernel.setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, _ON)
+    if datagram.reuseaddr != _OFF:
+        _kernel.setsockopt(fd, SOL_IP, IP_RECVERR_RFC4884, _ON)
+    if datagram.reuseport:
+        _kernel.setsockopt(fd, SOL_IP, IP_MULTICAST_ALL, _OFF)
 
 
 class Target(NamedTuple):
@@ -79,10 +96,17 @@ class Datagram:
 class Datagrams:
     """All of them, and the service table of UDP. One writer: the switch's thread."""
 
-    def __init__(self, apps: dict[int, App], steady: dict[int, bytes], policies: Policies) -> None:
+    def __init__(
+        self,
+        apps: dict[int, App],
+        steady: dict[int, bytes],
+        policies: Policies,
+        node_ips: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> None:
         """``steady`` is for `_kernel.wait`: the sockaddr that a socket has sent to last, by its cookie.
 
         Only of one whose sends the kernel may make; and forgotten whenever a decision may be another one.
+        ``node_ips``: the node's own addresses, by length.
         """
         self.by_cookie: dict[int, Datagram] = {}
         self.steady = steady
@@ -94,6 +118,9 @@ class Datagrams:
         self.on_gone: Callable[[Datagram], None] = lambda _datagram: None
         self.on_denied: Callable[[Deny, End, Address], None] = lambda _verdict, _client, _to: None
         self._apps = apps
+        self._node_ips = dict(node_ips)
+        # Guests that an earlier switch has placed, until somebody uses them: app id -> address by cookie.
+        self._inherited: dict[int, dict[int, Address]] = {}
         self._owners: dict[bytes, tuple[App, ...]] = {}  # who can be reached at a virtual address
         self._by_home: dict[int, App] = {}  # by the cookie of the network namespace
         self._targets: dict[tuple[int, bytes], Target] = {}
@@ -119,6 +146,7 @@ class Datagrams:
             self.forget(datagram)
         self.table.leave(app.id)
         self._serving.pop(app.id, None)
+        self._inherited.pop(app.id, None)
         for ip in app.ips:
             self._owners[ip] = tuple(other for other in self._owners.get(ip, ()) if other is not app)
             if not self._owners[ip]:
@@ -140,12 +168,29 @@ class Datagrams:
         if place is None and where != self.host.cookie:
             return None  # of a namespace that the app made itself
         made = self.by_cookie[cookie] = Datagram(cookie, app, _domain(fd), place)
-        own = _kernel.getsockname(fd)
-        if not made.at_home and not isinstance(own, int):  # an earlier switch has moved it
-            made.source = sockaddr.decode(own)
+        if not made.at_home:
+            self._recall(made, fd)
         if len(self.by_cookie) > self._sweep_at:
             self.sweep()
         return made
+
+    def _recall(self, datagram: Datagram, fd: Fd) -> None:
+        """An earlier switch has moved it: from where, and whether for one peer, the kernel knows."""
+        own, peer = _kernel.getsockname(fd), _kernel.getpeername(fd)
+        if isinstance(own, int):
+            return
+        app, place, source = datagram.app, datagram.place, sockaddr.decode(own)
+        if not isinstance(peer, int):
+            datagram.asked = sockaddr.decode(peer)
+        if place is not None:
+            self._inherited.get(place.id, {}).pop(datagram.cookie, None)
+            datagram.source = source
+        elif app.home is not None:
+            if datagram.asked is not None and is_loopback(datagram.asked.ip):
+                ports = {there: here for here, there in app.host_ports.items()}
+                datagram.asked = Address(datagram.asked.ip, ports.get(datagram.asked.port, datagram.asked.port))
+            towards = datagram.asked.ip if datagram.asked is not None else source.ip
+            datagram.source = Address(app.source_for(towards, self._node_ips), source.port)
 
     def add(self, fd: Fd, app: App, family: int, place: App | None) -> Datagram:
         """Remember a socket that the switch has made."""
@@ -157,16 +202,17 @@ class Datagrams:
         """An earlier switch served the app: what is bound in its namespace serves, or is a guest."""
         if app.home is None:
             return
-        for cookie, family, own, has_peer in list(app.home.bound_datagrams()):
+        for found in list(app.home.bound_datagrams()):
+            own = found.own
             if not (is_any(own.ip) or is_loopback(own.ip) or app.has(own.ip)):
                 app.welcome(own)
-            elif not has_peer and not (own.port == DNS_PORT and own.ip in app.nameservers):
-                made = self.by_cookie[cookie] = Datagram(cookie, app, family, app)
-                made.bound, made.settled = own, True
+                self._inherited.setdefault(app.id, {})[found.cookie] = own
+            elif not (own.port == DNS_PORT and own.ip in app.nameservers):
+                self.by_cookie[found.cookie] = _restored(found, app)
 
-    def restored(self) -> Iterable[Datagram]:
-        """Sockets that `restore` has found, and that do not serve yet."""
-        return [datagram for datagram in self.by_cookie.values() if datagram.bound and not datagram.endpoint]
+    def restored(self) -> Iterable[tuple[Datagram, bool]]:
+        """Sockets that `restore` has found, and whether they were bound by bind(2)."""
+        return [(one, one.settled) for one in self.by_cookie.values() if one.bound and not one.endpoint]
 
     def forget(self, datagram: Datagram) -> None:
         """It was closed, or another one has taken its place."""
@@ -222,7 +268,7 @@ class Datagrams:
     def sweep_some(self) -> None:
         """Look at the servers of some apps."""
         if not self._turn:
-            self._turn = [app_id for app_id, there in self._serving.items() if there]
+            self._turn = [app_id for app_id in self._apps if self._serving.get(app_id) or app_id in self._inherited]
         for app_id in self._turn[:APPS_A_SWEEP]:
             app = self._apps.get(app_id)
             if app is not None:
@@ -241,13 +287,17 @@ class Datagrams:
         self._sweep_at = 2 * len(self.by_cookie) + _MIN_GROWTH
 
     def _sweep_app(self, app: App) -> None:
-        serving = self._serving.get(app.id)
-        if serving and app.home is not None:
+        serving, inherited = self._serving.get(app.id, {}), self._inherited.get(app.id, {})
+        if (serving or inherited) and app.home is not None:
             living = set(app.home.datagrams())
             if not serving.keys() <= living:  # it may leave one out while others come and go, but hardly twice
                 living.update(app.home.datagrams())
             for datagram in [d for d in serving.values() if d.cookie not in living]:
                 self.forget(datagram)
+            for cookie in inherited.keys() - living:
+                app.dismiss(inherited.pop(cookie))
+            if not inherited:
+                self._inherited.pop(app.id, None)
 
     # -- decisions
 
@@ -291,7 +341,7 @@ class Datagrams:
             return at_home
         if app.has(to.ip) and self.table.by_app.get((app.id, to.port)):
             return at_home
-        client = app.end(app.source_for(to.ip, {}))
+        client = app.end(app.source_for(to.ip, self._node_ips))
         verdict = route(Flow(client, to, leave=Leave(app.may_reach, app.rules.error), protocol="udp"), self.world)
         if isinstance(verdict, Local):
             places = tuple(self._apps[e.app_id] for e in verdict.endpoints if e.app_id in self._apps)
@@ -326,6 +376,16 @@ class Datagrams:
                     client_app=datagram.app.id, server_app=datagram.place.id if datagram.place else 0, proto="udp",
                     client=str(datagram.source), server=str(datagram.asked), transport="udp",
                 )  # fmt: skip
+
+
+def _restored(found: Bound, app: App) -> Datagram:
+    made = Datagram(found.cookie, app, found.family, app)
+    made.bound, made.asked = found.own, found.peer
+    made.settled = bool(found.options & _IS_BOUND)
+    made.reuseaddr = _ON if found.options & _HAS_REUSEADDR else _OFF
+    made.reuseport = made.settled and not found.options & _LACKS_REUSEPORT
+    made.v6only = bool(found.options & _IS_V6ONLY)
+    return made
 
 
 def _overlap(ip: bytes, v6only: bool, other: bytes, other_v6only: bool) -> bool:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import errno
 import select
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, ip_bytes, is_any
+from appswitch.address import Address, is_any
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.model import Expose
 from appswitch.switch import naming
+from appswitch.switch.exposure import Opening
 from appswitch.switch.gates import BATCH, Gates
 from appswitch.switch.loop import Loop
 from appswitch.switch.services import Arrival, Door, Service
@@ -51,6 +51,7 @@ class Doors:
         self._on_change = on_change
         self._gates = gates
         self._next_port = 0
+        self.reserved: Callable[[], Collection[int]] = tuple  # ports that apps are to be exposed at
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
         self._expected: dict[tuple[Address, Address], naming.Connection] = {}
@@ -70,13 +71,11 @@ class Doors:
         for key in self._by_client.pop(app_id, ()):
             self._expected.pop(key, None)
 
-    def expose(self, service: Service, expose: Expose) -> int:
+    def expose(self, service: Service, opening: Opening) -> int:
         """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
-        actual = Address(ip_bytes(expose.host_ip), expose.host_port)
+        actual = opening.actual
         if any(other.app is not service.app for other in self._exposed_at(actual)):
             return errno.EADDRINUSE  # SO_REUSEPORT would share it, and we are one user to the kernel
-        if any(_other_family(service, other) for other in self._exposed_at(actual)):
-            return 0  # one socket for IPv4 and one for IPv6, as servers have them: the first has the door
         opened = self._listen(actual, service.backlog, shared=service.socket.reuseport)
         if isinstance(opened, int):
             return opened
@@ -89,7 +88,9 @@ class Doors:
         return [
             service
             for (ip, port), services in self._exposed.items()
-            if port == wanted.port and (ip == wanted.ip or is_any(ip) or is_any(wanted.ip))
+            if port == wanted.port
+            and len(ip) == len(wanted.ip)  # doors of IPv6 are for it alone
+            and (ip == wanted.ip or is_any(ip) or is_any(wanted.ip))
             for service in services
         ]
 
@@ -161,7 +162,10 @@ class Doors:
     def _listen(self, actual: Address, backlog: int, shared: bool = False) -> Fd | int:
         """``shared``: the app has several listeners by SO_REUSEPORT, and so has the host port."""
         family = AF_INET if len(actual.ip) == 4 else AF_INET6
-        fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
+        try:
+            fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
+        except OSError as problem:
+            return problem.errno or errno.EIO
         _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEADDR, _ON)
         if shared:
             _kernel.setsockopt(fd, _SOL_SOCKET, _SO_REUSEPORT, _ON)
@@ -196,12 +200,14 @@ class Doors:
 
     def _candidates(self) -> Iterator[int]:
         total = sum(len(ports) for ports in self._ports)
+        reserved = self.reserved()
         for _ in range(min(total, 1000)):
             index = self._next_port % total
             self._next_port += 1
             for ports in self._ports:
                 if index < len(ports):
-                    yield ports[index]
+                    if ports[index] not in reserved:
+                        yield ports[index]
                     break
                 index -= len(ports)
 
@@ -213,8 +219,3 @@ def _local(service: Service, door: Door, source: Address) -> Address:
         size = len(source.ip)
         ip = next((own for own in service.app.ips if len(own) == size), ip)
     return Address(ip, door.port)
-
-
-def _other_family(one: Service, other: Service) -> bool:
-    """Whether two listeners share a port because one of them is for IPv6 only."""
-    return len(one.endpoint.bound.ip) != len(other.endpoint.bound.ip) and (one.socket.v6only or other.socket.v6only)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
@@ -20,6 +21,16 @@ _ALL_STATES, _ESTABLISHED = 0xFFF, 1
 _SO_MARK = 36
 _NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704
 MARK = (6664).to_bytes(4, "little")  # of packets that any address is local for: native/launcher.c, steer_udp()
+
+
+class Bound(NamedTuple):
+    """A UDP socket that is bound, as sock_diag(7) shows it."""
+
+    cookie: int
+    family: int
+    own: Address
+    peer: Address | None
+    options: int  # struct inet_diag_sockopt, and IPV6_V6ONLY: see `_kernel.dump_inet`
 
 
 def cookie_of(fd: Fd) -> int:
@@ -54,12 +65,13 @@ class Netns:
         """The cookies of all UDP sockets in there that are bound. Raises OSError."""
         return (cookie for cookie, *_ in self._dump())
 
-    def bound_datagrams(self) -> Iterator[tuple[int, int, Address, bool]]:
-        """The same with family, own address, and whether it has a peer."""
-        for cookie, _, family, state, ip, port, _, _ in self._dump():
-            yield cookie, family, Address(unmap(ip), port), state == _ESTABLISHED
+    def bound_datagrams(self) -> Iterator[Bound]:
+        """The same with what else the kernel knows of them."""
+        for cookie, _, family, state, ip, port, to, to_port, options in self._dump():
+            peer = Address(unmap(to), to_port) if state == _ESTABLISHED else None
+            yield Bound(cookie, family, Address(unmap(ip), port), peer, options)
 
-    def _dump(self) -> Iterator[tuple[int, int, int, int, bytes, int, bytes, int]]:
+    def _dump(self) -> Iterator[tuple[int, int, int, int, bytes, int, bytes, int, int]]:
         for family in (AF_INET, AF_INET6):
             yield from _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag)
 

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from appswitch import _kernel
-from appswitch.model import Expose
-from appswitch.switch import naming, udp
-from appswitch.switch.apps import App
+from appswitch.kernel import sockaddr
+from appswitch.switch import bind, naming, udp
 from appswitch.switch.core import Switch
+from appswitch.switch.datagrams import Datagram
+from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import LISTENING, Socket
 
@@ -39,27 +40,33 @@ def restore_services(switch: Switch) -> None:
 
 
 def restore_datagrams(switch: Switch) -> None:
-    """UDP sockets are where they were, in their apps' namespaces: only who serves has to be found, and exposed."""
+    """UDP sockets are where they were: those at home are served, exposed and linked again, as they were."""
     for app in list(switch.apps.values()):
         switch.datagrams.restore(app)
-    for datagram in switch.datagrams.restored():
-        for expose in udp.exposures(datagram):
-            error = switch.relay.expose(datagram, expose)
-            if error:
-                _complain(switch, app=datagram.app, expose=expose, error=error)
-        switch.datagrams.serve(datagram)
+    found = switch.datagrams.restored()
+    for datagram, bound in found:
+        if bound:
+            udp.open_to_strangers(switch, datagram)
+            switch.datagrams.serve(datagram)
+        datagram.settled = True
+    for datagram, _ in found:
+        if datagram.asked is not None:
+            _link_again(switch, datagram, sockaddr.encode(datagram.family, datagram.asked))
 
 
-def _complain(switch: Switch, app: App, expose: Expose, error: int) -> None:
-    switch.log("cannot expose again", app=app.spec.appid, host=str(expose), error=errno.errorcode[error])
+def _link_again(switch: Switch, datagram: Datagram, peer: bytes) -> None:
+    """A socket at home with a peer, who may be elsewhere: then nobody tells us when it sends."""
+    target = switch.datagrams.aim(datagram, peer)
+    place = place_of(switch, datagram, target)
+    if not target.error and place is not datagram.app:
+        error = switch.relay.link(datagram, place, target.to)
+        if error:
+            app = datagram.app.spec.appid
+            switch.log("cannot link again", app=app, peer=str(target.to), error=errno.errorcode[error])
 
 
 def _reopen(switch: Switch, service: Service) -> None:
-    for expose in service.app.spec.expose:
-        if expose.internal == service.endpoint.bound.port and expose.protocol != "udp":
-            error = switch.doors.expose(service, expose)
-            if error:
-                _complain(switch, app=service.app, expose=expose, error=error)
+    bind.open_to_strangers(switch, service)
     switch.services.announce(service)
 
 

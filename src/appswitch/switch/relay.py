@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import Address, ip_bytes, is_any, is_loopback, loopback_like
+from appswitch.address import Address, is_any, is_loopback, loopback_like
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.model import Expose
 from appswitch.switch.apps import App
 from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET, Datagram
+from appswitch.switch.exposure import Opening
 from appswitch.switch.loop import Loop
 
 if TYPE_CHECKING:
@@ -69,17 +69,31 @@ class _StandIn:
 
 
 class _Far:
-    """A socket's end in another place, and its peers there."""
+    """A socket's end in another place, and its peers there.
 
-    __slots__ = ("datagram", "exposed", "family", "fd", "peers", "place")
+    Several sockets of an app that have one port, and one address for peers of a family, share what is exposed: the
+    kernel at home knows for which of them a peer's stand-in sends.
+    """
+
+    __slots__ = ("exposed", "family", "fd", "holders", "peers", "place")
 
     def __init__(self, datagram: Datagram, place: App | None, family: int, fd: Fd, exposed: Address | None) -> None:
-        self.datagram = datagram
+        self.holders = {datagram.cookie: datagram}
         self.place = place
         self.family = family
         self.fd = fd
         self.exposed = exposed
         self.peers: OrderedDict[Address, _StandIn] = OrderedDict()
+
+    @property
+    def datagram(self) -> Datagram:
+        """One of the sockets at home: they do not differ in what matters here."""
+        return next(iter(self.holders.values()))
+
+    def leads_to(self, place: App | None, ip: bytes) -> bool:
+        """Whether a peer at an address there can be reached from it."""
+        beyond = self.exposed is None or not is_loopback(self.exposed.ip) or is_loopback(ip)
+        return self.place is place and self.family == family_of(ip) and beyond
 
 
 class Relay:
@@ -89,16 +103,17 @@ class Relay:
         self._switch = switch
         self._loop = loop
         self._by_cookie: dict[int, list[_Far]] = {}
+        self._exposed: dict[Address, _Far] = {}
         self.carried = 0  # datagrams
         loop.every(SWEEP, self._sweep)
 
     def __len__(self) -> int:
-        return sum(len(far.peers) for there in self._by_cookie.values() for far in there)
+        return sum(len(far.peers) for far in {far for there in self._by_cookie.values() for far in there})
 
     def link(self, datagram: Datagram, place: App | None, to: Address) -> int:
         """Make ``to`` reachable from the socket at home. 0 or an errno."""
         family = family_of(to.ip)
-        far = next((f for f in self._links(datagram) if f.place is place and f.family == family), None)
+        far = next((f for f in self._links(datagram) if f.leads_to(place, to.ip)), None)
         if far is None:
             made = self._far_socket(datagram, place, family)
             if isinstance(made, int):
@@ -120,20 +135,20 @@ class Relay:
         """Whether the socket has peers elsewhere."""
         return datagram.cookie in self._by_cookie
 
-    def expose(self, datagram: Datagram, expose: Expose) -> int:
+    def expose(self, datagram: Datagram, opening: Opening) -> int:
         """Let strangers in through an address of the host. 0 or an errno."""
-        actual = Address(ip_bytes(expose.host_ip), expose.host_port)
-        family = family_of(actual.ip)
-        fd = _kernel.socket(family, DGRAM | _NONBLOCK, 0)
-        if family == AF_INET6:
-            _kernel.setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, _ON)
-            _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
-        else:
-            _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
-        error = _kernel.bind(fd, sockaddr.encode(family, actual))
-        if error:
-            return error
-        self._install(_Far(datagram, None, family, fd, actual))
+        actual = opening.actual
+        far = self._exposed.get(actual)
+        if far is None:
+            made = _exposed_socket(opening)
+            if isinstance(made, int):
+                return made
+            far = self._exposed[actual] = self._install(_Far(datagram, None, opening.family, made, actual))
+        elif far.datagram.app is not datagram.app:
+            return errno.EADDRINUSE
+        elif datagram.cookie not in far.holders:
+            far.holders[datagram.cookie] = datagram
+            self._by_cookie.setdefault(datagram.cookie, []).append(far)
         datagram.actual = (*datagram.actual, str(actual))
         return 0
 
@@ -149,7 +164,10 @@ class Relay:
     def forget(self, datagram: Datagram) -> None:
         """The socket at home is gone."""
         for far in self._by_cookie.pop(datagram.cookie, []):
-            self._close(far)
+            if len(far.holders) == 1:
+                self._close(far)
+            else:
+                del far.holders[datagram.cookie]
 
     # -- making
 
@@ -248,6 +266,8 @@ class Relay:
             self._drop(far, peer)
         if far.place is not None:
             far.place.dismiss(self._own(far.datagram, far.family))
+        if far.exposed is not None:
+            del self._exposed[far.exposed]
         self._loop.unwatch(far.fd)
         far.fd.close()
 
@@ -262,6 +282,20 @@ class Relay:
                     there.remove(far)
             if not there:
                 del self._by_cookie[cookie]
+
+
+def _exposed_socket(opening: Opening) -> Fd | int:
+    try:
+        fd = _kernel.socket(opening.family, DGRAM | _NONBLOCK, 0)
+    except OSError as problem:
+        return problem.errno or errno.EIO
+    if opening.family == AF_INET6:
+        _kernel.setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, _ON)
+        _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
+    else:
+        _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
+    error = _kernel.bind(fd, sockaddr.encode(opening.family, opening.actual))
+    return error or fd
 
 
 def _pktinfo(ip: bytes) -> bytes:

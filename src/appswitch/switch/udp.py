@@ -18,10 +18,10 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address, is_any, is_loopback
 from appswitch.kernel import procfs, sockaddr
-from appswitch.model import Expose
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target, leave_marks
+from appswitch.switch.exposure import announce, complain, openings
 from appswitch.switch.moves import Use, cannot_follow, go_home, is_v6only, move, place_of, reach, stay
 from appswitch.switch.syscalls import WINDOWS
 from appswitch.switch.waiters import waits_elsewhere
@@ -139,37 +139,30 @@ def _settle(switch: Switch, datagram: Datagram, fd: Fd, explicit: bool) -> Outco
     datagram.bound = sockaddr.decode(raw)
     datagram.settled = explicit
     _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, _ON)
+    leave_marks(fd, datagram)
     program = guard.program(datagram.bound.ip, datagram.app.ips)
     if program:
         _kernel.attach_filter(fd, program)
-    for expose in exposures(datagram):
-        error = switch.relay.expose(datagram, expose)
-        if error:
-            switch.relay.forget(datagram)
-            switch.log("cannot expose", app=datagram.app.spec.appid, host=str(expose), protocol="udp",
-                       error=errno.errorcode[error])  # fmt: skip
-            return -error
+    error = open_to_strangers(switch, datagram)
+    if error:
+        switch.relay.forget(datagram)
+        datagram.actual = ()
+        return -error
     switch.datagrams.serve(datagram)
     return 0
 
 
-def _hears(datagram: Datagram, version6: bool) -> bool:
-    """Whether a socket can receive from peers with addresses of IPv6, or of IPv4."""
+def open_to_strangers(switch: Switch, datagram: Datagram) -> int:
+    """Have a bound socket exposed as its app asked for. 0 or the errno of the first that fails."""
     assert datagram.bound is not None
-    ip = datagram.bound.ip
-    return len(ip) == 16 if version6 else len(ip) == 4 or (is_any(ip) and not datagram.v6only)
-
-
-def exposures(datagram: Datagram) -> list[Expose]:
-    """What `--expose` says of a bound socket."""
-    bound = datagram.bound
-    if bound is None or is_loopback(bound.ip):
-        return []
-    return [
-        e
-        for e in datagram.app.spec.expose
-        if e.internal == bound.port and e.protocol != "tcp" and _hears(datagram, ":" in e.host_ip)
-    ]
+    for opening in openings(datagram.app.spec.expose, "udp", datagram.bound, datagram.v6only):
+        error = switch.relay.expose(datagram, opening)
+        if opening.failed(error):
+            complain(switch.log, datagram.app.spec.appid, opening, "udp", error)
+            return error
+        if not error:
+            announce(switch.log, datagram.app.spec.appid, opening, "udp")
+    return 0
 
 
 # -- connect(2)
@@ -218,6 +211,8 @@ def refresh(switch: Switch, call: Call, fd: Fd, cookie: int, status: int) -> Dat
     ``fd`` may be closed then: another socket has taken its place.
     """
     datagram = switch.datagrams.by_cookie.get(cookie)
+    if datagram is None and switch.recovered:  # an earlier switch may have moved it
+        datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is None or datagram.asked is None or datagram.place is None or datagram.place is datagram.app:
         return datagram
     name = sockaddr.encode(datagram.family, datagram.asked)

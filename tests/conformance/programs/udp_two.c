@@ -226,6 +226,7 @@ PROBE(refused_in_the_error_queue) {
     AS("sent", send_to(fd, "lost", peer(7009)));
     settle("poll", fd, POLLERR, POLLERR);
     TRY(recvmsg(fd, &message, MSG_ERRQUEUE));
+    name.len = message.msg_namelen;
     say("%s for %s, port %d, flags %x, control %d", text, whose(&name), port_in(&name), message.msg_flags,
         message.msg_controllen > 0);
     AS("then", send_to(fd, "lost", peer(7009)));

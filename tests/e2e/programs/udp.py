@@ -3,6 +3,8 @@
 udp.py serve ADDRESS PORT NAME      answers NAME, the client's address, and what it was sent
 udp.py ask ADDRESS PORT COUNT       COUNT sockets, connected, one question each
 udp.py follow ADDRESS PORT          one connected socket; for each line of standard input, a question; prints answers
+udp.py talk PORT                    one unconnected socket; for each line "ADDRESS PORT TEXT" a question; prints answers
+udp.py chat ADDRESS PORT            one connected socket; a thread prints what arrives, the other sends lines
 udp.py sizes ADDRESS PORT SIZE...   an unconnected socket; datagrams of these sizes, echoed
 """
 
@@ -10,6 +12,9 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
+import time
+from pathlib import Path
 
 PATIENCE = 10.0
 
@@ -52,6 +57,47 @@ def follow(address: str, port: str) -> None:
                 print("error", error.errno, flush=True)
 
 
+def talk(port: str) -> None:
+    with made("0.0.0.0") as client:
+        client.settimeout(1)  # second: who is asked goes on asking
+        if port != "0":
+            client.bind(("0.0.0.0", int(port)))
+        print("ready", flush=True)
+        for line in sys.stdin:
+            to, number, text = line.split()
+            client.sendto(text.encode(), (to, int(number)))
+            try:
+                data, peer = client.recvfrom(65536)
+                print(data.decode(), *peer[:2], "as", client.getsockname()[0], flush=True)
+            except OSError as error:
+                print("silence", error, flush=True)
+
+
+def chat(address: str, port: str) -> None:
+    with made(address) as client:
+        client.settimeout(None)
+
+        def listen() -> None:
+            while True:
+                try:
+                    print(client.recv(65536).decode(), *client.getpeername()[:2], *client.getsockname()[:1], flush=True)
+                except OSError as error:
+                    print("error", error.errno, flush=True)
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        call = Path(f"/proc/self/task/{listener.native_id}/syscall")
+        while hex(client.fileno()) not in call.read_text().split():  # until it waits
+            time.sleep(0.01)
+        client.connect((address, int(port)))
+        print("connected", flush=True)
+        for line in sys.stdin:
+            try:
+                client.send(line.strip().encode())
+            except OSError as error:
+                print("error", error.errno, flush=True)
+
+
 def sizes(address: str, port: str, *wanted: str) -> None:
     with made(address) as client:
         for size in map(int, wanted):
@@ -66,4 +112,5 @@ def sizes(address: str, port: str, *wanted: str) -> None:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "ask": ask, "follow": follow, "sizes": sizes}[sys.argv[1]](*sys.argv[2:])
+    commands = {"serve": serve, "ask": ask, "follow": follow, "talk": talk, "chat": chat, "sizes": sizes}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -62,3 +62,21 @@ class FakeDaemon:
 
 def problem(status: int, slug: str, detail: str, **more: Any) -> tuple[int, Any]:
     return status, {"type": f"urn:appswitch:problem:{slug}", "title": "T", "status": status, "detail": detail, **more}
+
+
+class Answers(FakeDaemon):
+    """Answers by path: each is a list of replies of which the last is given again and again."""
+
+    def __init__(self, directory: Path, **answers: Any) -> None:
+        super().__init__(directory)
+        self.answers = {f"/v1/{name}": list(replies) for name, replies in answers.items()}
+
+    def _reply(self) -> bytes:
+        replies = self.answers[self.requests[-1][1].partition("?")[0]]
+        self.replies = [replies[0] if len(replies) == 1 else replies.pop(0)]
+        return super()._reply()
+
+
+def stream(*rows: Any) -> bytes:
+    """A reply with a JSON value a line."""
+    return b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(json.dumps(row).encode() + b"\n" for row in rows)

@@ -41,10 +41,7 @@ def test_versions() -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [
-        ("gte", "did you mean get?"),
-        ("xyzzy", "there are run, create, delete, apply, get, daemon, doctor, completion, version"),
-    ],
+    [("gte", "did you mean get?"), ("xyzzy", f"there are {', '.join(commands.SUBCOMMANDS)}")],
 )
 def test_unknown_command(word: str, said: str) -> None:
     done = ax(word)
@@ -70,8 +67,8 @@ def test_completion_script(shell: str) -> None:
     ("line", "found"),
     [
         ("ax ", {"run", "get", "daemon"}),
-        ("ax get ", {"apps", "servers", "sockets", "connections", "names", "pools", "exposed"}),
-        ("ax get apps -o ", {"table", "json", "yaml"}),
+        ("ax get ", {"apps", "servers", "sockets", "connections", "metrics", "names", "pools", "exposed"}),
+        ("ax get apps -o ", {"table", "wide", "json", "yaml"}),
         (
             "ax run --",
             {option.name for option in options.RUN} | {"--no-new-netns", "--no-start-daemon", "--no-dns-override"},

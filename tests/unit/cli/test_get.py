@@ -36,6 +36,12 @@ CONNECTION = {"proto": "tcp", "client": "10.0.0.2:4", "server": "10.0.0.1:80", "
               "server_app": 1, "server_appid": "00000001", "transport": "unix"}  # fmt: skip
 
 
+FIGURES = {"processes": 1, "threads": 2, "descriptors": 3, "cpu": 1.0, "resident": 2048, "anonymous": 1 << 20,
+           "data": 0, "stack": 132 << 10}  # fmt: skip
+COUNTED = {**CONNECTION, "transport": "tcp", "vservice": "web", "backend": "10.0.0.9:80", "protocol": "http",
+           "bytes_sent": 2048, "bytes_received": 0, "rtt": 70, "retransmits": 3}  # fmt: skip
+
+
 def ax(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "appswitch.cli", *words],
@@ -90,6 +96,18 @@ EXPOSED = {"appid": "00000001", "name": None, "internal": 80, "address": "0.0.0.
             ],
         ),
         (
+            "metrics",
+            [
+                {"name": "web", "appid": "00000001", "figures": FIGURES, "growth": FIGURES, "alive_after": 0.25},
+                {"name": None, "appid": "00000002", "figures": None, "growth": None, "alive_after": None},
+            ],
+            [
+                "NAME  APPID     PROCESSES  THREADS  FDS  CPU   RSS   HEAP  HEAP+  STACK  STACK+  ALIVE",
+                "web   00000001  1          2        3    1.0s  2.0K  1.0M  1.0M   132K   132K    0.250s",
+                "-     00000002  -          -        -    -     -     -     -      -      -       -",
+            ],
+        ),
+        (
             "names",
             [{"name": "web", "fqdn": "web.x", "addresses": ["10.0.0.1", "fd00::1"], "apps": ["00000001", "0000000a"]}],
             [
@@ -122,6 +140,20 @@ def test_table(tmp_path: Path, what: str, rows: list[Any], lines: list[str]) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == lines
     assert daemon.requests == [("GET", f"/v1/{what}", None)]
+
+
+def test_wide(tmp_path: Path) -> None:
+    unix = {**COUNTED, **dict.fromkeys(("vservice", "backend", "protocol"), ""), "transport": "unix",
+            **dict.fromkeys(("bytes_sent", "bytes_received", "rtt", "retransmits"))}  # fmt: skip
+    with FakeDaemon(tmp_path, (200, {"connections": [COUNTED, unix]}), (200, {"apps": APPS})):
+        lines = ax(tmp_path, "get", "connections", "-o", "wide").stdout.splitlines()
+        apps = ax(tmp_path, "get", "apps", "-o", "wide").stdout
+    assert [line.split()[5:] for line in lines] == [
+        ["TRANSPORT", "VSERVICE", "BACKEND", "PROTOCOL", "BYTES", "RTT", "RETRANS"],
+        ["tcp", "web", "10.0.0.9:80", "http", "2.0K/0", "70us", "3"],
+        ["unix", "-", "-", "-", "-", "-", "-"],
+    ]
+    assert apps.splitlines()[0].split()[-1] == "ZONES", "where there is no more, the table is the same"
 
 
 def test_json_and_yaml(tmp_path: Path) -> None:
@@ -204,6 +236,7 @@ def test_watch_documents(tmp_path: Path) -> None:
 def test_watch_servers(tmp_path: Path) -> None:
     other = {**SERVER, "service_port": 81, "service_addrs": ["10.0.0.1:81"]}
     events = [{"type": "server-up", "row": SERVER}, {"type": "synced"}, {"type": "server-up", "row": other},
+              {"type": "service-alive", "appid": "00000001", "seconds": 0.1},
               {"type": "server-down", "row": SERVER}]  # fmt: skip
     with FakeDaemon(tmp_path, stream(*events)):
         done = ax(tmp_path, "get", "servers", "-w")
@@ -224,6 +257,22 @@ def test_watch_what_has_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("77", 511, True), ("", None, False), ("", None, False), ("77", 5, True), ("78", 511, True), ("", None, False),
         *sorted([("77", None, True), ("78", None, True)], key=lambda one: found[6][0] != one[0]), ("", None, False),
     ]  # fmt: skip
+
+
+def test_watch_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A connection that carries bytes is the same one; a table without them does not change."""
+    monkeypatch.setattr(watch, "EVERY", 0)
+    monkeypatch.delenv("AX_RUN_DIR", raising=False)
+    more = {**COUNTED, "bytes_sent": 9999}
+    with FakeDaemon(tmp_path, (200, {"connections": [COUNTED]}), (200, {"connections": [more]})):
+        changes = watch._polled("connections", str(tmp_path))
+        found = [next(changes) for _ in range(4)]
+    assert found[0][0] == found[2][0]
+    for form, events in (("table", ["EVENT", "ADDED"]), ("wide", ["EVENT", "ADDED", "CHANGED"])):
+        lines = watch.Lines("connections", form)
+        for change in found:
+            lines.take(*change)
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == events
 
 
 def test_watch_a_port_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

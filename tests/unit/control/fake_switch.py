@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from appswitch import wire
-from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, ServerRow, SocketRow
+from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, FlowRow, ServerRow, SocketRow
 from appswitch.resources import Resource, kind_of
 
 
@@ -22,12 +22,13 @@ class FakeSwitch:
         self.servers: list[ServerRow] = []
         self.sockets: list[SocketRow] = []
         self.connections: list[ConnectionRow] = []
+        self.backends: list[BackendRow] = []
+        self.stats = {"calls": 7.0}
+        self.followed = False  # somebody wants all flows
         self.tokens: dict[int, bytes] = {}
         self.asked: list[wire.ToSwitch] = []
-        self.backends: list[BackendRow] = []
         self.configured: dict[tuple[str, str], Resource] = {}  # what it was told, by kind and name
         self.complete = False  # it was told all of it
-        self.followed = False
         self.forbidden: list[ConnectionRow] = []  # what the next Kill closes
         self.refuse: tuple[str, str] | None = None  # what the next Register is answered with
         self.deaf = False  # takes requests and does not answer
@@ -72,6 +73,10 @@ class FakeSwitch:
     def unlisten(self, row: ServerRow) -> None:
         self.servers.remove(row)
         self._tell(wire.ServerDown(row))
+
+    def see(self, *rows: FlowRow) -> None:
+        for row in rows:
+            self._tell(wire.FlowSeen(row))
 
     def _tell(self, event: wire.ToControl) -> None:
         for writer in self._writers:
@@ -138,7 +143,7 @@ class FakeSwitch:
                     sockets=tuple(self.sockets),
                     connections=tuple(self.connections),
                     backends=tuple(self.backends),
-                    stats={"calls": 7.0},
+                    stats=self.stats,
                 )
                 writer.write(wire.frame(rows))
 

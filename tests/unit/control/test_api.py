@@ -77,7 +77,7 @@ async def test_register(connect: Connect, switch: FakeSwitch, parts: Parts) -> N
     assert (told.app.uid, told.app.gid, told.app.node, told.app.cluster) == (ALICE, ALICE, "n1", "appswitch")
     assert told.app.ips == ("10.1.1.1", "fd00::1")
     assert told.app.labels == {"zone": "a", "x": "y"}
-    assert [str(one) for one in told.app.expose] == made["app"]["expose"] == ["80:0.0.0.0:8080", "81:[::]:8081"]
+    assert [str(one) for one in told.app.expose] == made["app"]["expose"] == ["80:8080", "81:[::]:8081"]
     assert (told.app.name, told.app.netns, told.app.transport) == ("web", "host", "tcp")
     assert made["app"]["zones"] == ["a"]
 
@@ -146,7 +146,7 @@ async def test_tokens_and_ids_differ(connect: Connect) -> None:
         ({"interface": "eth0"}, [], "an interface needs an address"),
         ({"interface": "eth0", "name": "x", "netns": "host"}, [], "a network namespace of its own"),
         ({"dns_override": True, "netns": "host"}, [], "a resolv.conf of its own is for an app with"),
-        ({"expose": ["80:8080", "81:127.0.0.1:8080"]}, ["expose"], "cannot lead to two ports: 80:0.0.0.0:8080 has it"),
+        ({"expose": ["80:8080", "81:127.0.0.1:8080"]}, ["expose"], "cannot lead to two ports: 80:8080 has it"),
         ({"egress": {"default": "maybe"}}, ["egress", "default"], "'allow' or 'deny'"),
         ({"egress": {"deny": ["10.1.2.3/8"]}}, ["egress", "deny", 0], "10.0.0.0/8 is the network"),
         ({"egress": {"allow": ["a..b"]}}, ["egress", "allow", 0], "neither a network nor a DNS name"),
@@ -453,10 +453,20 @@ async def test_exposed(connect: Connect, switch: FakeSwitch, link: SwitchLink) -
     assert [(row["internal"], row["address"], row["proto"], row["state"]) for row in rows] == [
         (80, "0.0.0.0:8080", "tcp", "open"),
         (80, "0.0.0.0:8080", "udp", "waiting"),
+        (80, "[::]:8080", "udp", "waiting"),
         (53, "[::]:5353", "udp", "waiting"),
     ]
     assert {(row["appid"], row["name"]) for row in rows} == {(made["appid"], "web")}
-    assert len((await connect(uid=0).get("/v1/exposed")).json()["exposed"]) == 4
+    assert len((await connect(uid=0).get("/v1/exposed")).json()["exposed"]) == 6
+
+
+async def test_a_port_of_the_host_is_drawn(connect: Connect, parts: Parts) -> None:
+    made = await register(connect(uid=ALICE), expose=["80", "81/udp", "82:127.0.0.1:0"])
+    drawn = [one.host_port for one in parts.registry.apps()[0].expose]
+    assert len({*drawn}) == 3
+    assert all(any(port in ports for ports in parts.settings.ports) for port in drawn)
+    wanted = [f"80:{drawn[0]}", f"81:{drawn[1]}/udp", f"82:127.0.0.1:{drawn[2]}"]
+    assert made["app"]["expose"] == wanted
 
 
 async def test_events_are_for_their_own(parts: Parts) -> None:
@@ -483,6 +493,7 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     assert (await client.get("/v1/servers")).json()["servers"][0] == {
         "app_id": alice, "appid": f"{alice:08x}", "node": "n1", "cluster": "appswitch", "proto": "tcp",
         "service_ip": "0.0.0.0", "service_port": 81, "service_addrs": ["10.1.1.1:81"], "actual": [], "since": 1.0,
+        "alive_after": 0.0,
     }  # fmt: skip
     assert (await client.get("/v1/sockets")).json()["sockets"][1] == {
         "id": 2, "app_id": bob, "appid": f"{bob:08x}", "node": "n1", "inode": 2, "proto": "tcp",
@@ -490,7 +501,9 @@ async def test_rows(connect: Connect, switch: FakeSwitch, link: SwitchLink) -> N
     }  # fmt: skip
     assert (await client.get("/v1/connections")).json()["connections"][1] == {
         "proto": "tcp", "client": "c", "server": "s", "client_app": alice, "client_appid": f"{alice:08x}",
-        "server_app": 0, "server_appid": None, "transport": "unix",
+        "client_name": "a", "server_app": 0, "server_appid": None, "server_name": None, "transport": "unix",
+        "vservice": "", "backend": "", "protocol": "", "attributes": {}, "since": None,
+        "bytes_sent": None, "bytes_received": None, "rtt": None, "retransmits": None,
     }  # fmt: skip
 
 
@@ -627,6 +640,7 @@ async def test_openapi(connect: Connect) -> None:
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
         "/v1/names", "/v1/pools", "/v1/exposed", "/v1/apply", "/v1/backends", "/v1/explain",
+        "/v1/flows", "/v1/metrics", "/v1/apps/{appid}/metrics", "/metrics",
         *(f"/v1/{kind}{one}" for kind in ("vservices", "policies", "references") for one in ("", "/{name}")),
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]

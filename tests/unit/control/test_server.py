@@ -166,6 +166,7 @@ async def test_events(control: Control, unix: httpx.AsyncClient, switch: FakeSwi
         switch.listen(row)
         up = await anext(events)
         assert (up["type"], up["row"]["service_addrs"]) == ("server-up", ["10.1.1.1:80"])
+        assert (await anext(events))["type"] == "service-alive"
         switch.end(app)
         switch.unlisten(row)
         assert await anext(events) == {"type": "app-gone", "id": app, "appid": f"{app:08x}"}

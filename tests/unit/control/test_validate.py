@@ -121,7 +121,11 @@ def test_not_so_many_labels() -> None:
     [
         ("80:8080", Expose(80, 8080)),
         ("1:65535", Expose(1, 65535)),
-        ("80:0.0.0.0:8080", Expose(80, 8080)),
+        ("80", Expose(80, 0)),
+        ("80/udp", Expose(80, 0, protocol="udp")),
+        ("80:0", Expose(80, 0)),
+        ("80:127.0.0.1:0/tcp", Expose(80, 0, "127.0.0.1", "tcp")),
+        ("80:0.0.0.0:8080", Expose(80, 8080, "0.0.0.0")),
         ("80:192.0.2.1:8080", Expose(80, 8080, "192.0.2.1")),
         ("80:127.0.0.1:8080", Expose(80, 8080, "127.0.0.1")),
         ("80:[::]:8080", Expose(80, 8080, "::")),
@@ -138,7 +142,8 @@ def test_expose(text: str, made: Expose) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "80", ":", "80:", ":80", "a:80", "80:b", "0:80", "80:0", "65536:80", "80:65536", "80:999999", "-1:80",
+        "", ":", "80:", ":80", "a:80", "80:b", "0:80", "0", "80:/udp", "80:127.0.0.1:",
+        "65536:80", "80:65536", "80:999999", "-1:80",
         "80:8080:90", "80:host:8080", "80:::1:8080", "80:[10.0.0.1]:8080", "80:224.0.0.1:8080", "80:[::1:8080",
         "80:8080/sctp", "80:8080/", "80:8080/TCP", "80/tcp:8080", " 80:8080", "\u0668\u0660:8080", "80:8080\n",
     ],
@@ -154,10 +159,12 @@ def test_one_port_of_the_host_leads_to_one_port() -> None:
     assert validate.exposes(["80:8080", "80:8080", "81:8081"]) == (Expose(80, 8080), Expose(81, 8081))
     with pytest.raises(ValueError, match="the host's port 8080 cannot lead to two ports"):
         validate.exposes(["80:8080", "81:8080"])
-    with pytest.raises(ValueError, match=r"cannot lead to two ports: 80:0.0.0.0:8080 has it"):
+    with pytest.raises(ValueError, match=r"cannot lead to two ports: 80:8080 has it"):
         validate.exposes(["80:8080", "81:127.0.0.1:8080/udp"])
     with pytest.raises(ValueError, match="cannot lead to two ports"):
         validate.exposes(["80:[::1]:8080", "81:[::]:8080"])
+    with pytest.raises(ValueError, match="cannot lead to two ports"):
+        validate.exposes(["80:8080", "81:[::]:8080"])
     with pytest.raises(ValueError, match="name each address and protocol once"):
         validate.exposes(["80:8080/tcp", "80:127.0.0.1:8080"])
     with pytest.raises(ValueError, match="257 exposed ports are too many"):
@@ -167,12 +174,14 @@ def test_one_port_of_the_host_leads_to_one_port() -> None:
 @pytest.mark.parametrize(
     ("texts", "left"),
     [
-        (["80:8080/tcp", "81:8080/udp"], ["80:0.0.0.0:8080/tcp", "81:0.0.0.0:8080/udp"]),
+        (["80:8080/tcp", "81:8080/udp"], ["80:8080/tcp", "81:8080/udp"]),
         (["80:127.0.0.1:8080", "81:192.0.2.1:8080"], ["80:127.0.0.1:8080", "81:192.0.2.1:8080"]),
-        (["80:8080", "81:[::]:8080"], ["80:0.0.0.0:8080", "81:[::]:8080"]),
-        (["80:8080", "80:127.0.0.1:8080/tcp"], ["80:0.0.0.0:8080"]),
-        (["80:127.0.0.1:8080/tcp", "80:192.0.2.1:8080", "80:8080"], ["80:0.0.0.0:8080"]),
-        (["80:8080/udp", "80:8080"], ["80:0.0.0.0:8080"]),
+        (["80:0.0.0.0:8080", "81:[::]:8080"], ["80:0.0.0.0:8080", "81:[::]:8080"]),
+        (["80:8080", "80:127.0.0.1:8080/tcp"], ["80:8080"]),
+        (["80:0.0.0.0:8080", "80:[::]:8080/udp", "80:8080"], ["80:8080"]),
+        (["80:127.0.0.1:8080/tcp", "80:192.0.2.1:8080", "80:8080"], ["80:8080"]),
+        (["80:8080/udp", "80:8080"], ["80:8080"]),
+        (["80", "80:0", "81", "80:8080", "80:0/udp"], ["80:0", "81:0", "80:8080"]),
     ],
 )
 def test_what_shares_a_port_of_the_host(texts: list[str], left: list[str]) -> None:

@@ -22,6 +22,7 @@ from appswitch.model import AppRow, BackendRow, ConnectionRow, ServerRow
 
 MAX_APPS = 500  # with series of their own
 MAX_BACKENDS = 500
+OPENMETRICS = "application/openmetrics-text"
 
 Labels = tuple[str, ...]
 Samples = Mapping[Labels, float]
@@ -122,10 +123,8 @@ def expose(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """The text and its media type: OpenMetrics for who accepts it, else Prometheus' own format."""
     registry = CollectorRegistry()
     registry.register(_Once(families(snapshot)))
-    try:
-        encode, media_type = choose_encoder(accept)
-    except ValueError:  # a version that is none
-        encode, media_type = choose_encoder("")
+    # Versions are not looked at: what we say is the same in all of them.
+    encode, media_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept.lower() else "")
     return encode(registry), media_type
 
 
@@ -190,6 +189,8 @@ def _stats(stats: Mapping[str, float]) -> Iterator[Metric]:
             found[prefix + dot][(rest,) if dot else ()] = value * stat.unit
     for key, samples in found.items():
         stat = STATS[key]
+        if stat.unit != 1.0 and not any(samples.values()):
+            continue  # times are not measured
         yield _family(stat.kind, stat.name, stat.help, (stat.label,) if stat.label else (), samples)
 
 

@@ -89,7 +89,7 @@ class _Filter:
         self._caller = caller
         self._what = what
         self._apps: dict[int, AppSpec] = {}
-        self._owners: dict[ServerKey, AppSpec | None] = {}
+        self._owners: dict[ServerKey, tuple[AppSpec | None, float | None]] = {}  # and when it came alive
 
     def comes_alive(self, event: Event) -> bool:
         """Whether this is an app's first listening socket, and told for the first time. Asked before `view`."""
@@ -107,10 +107,11 @@ class _Filter:
                 app = self._apps.pop(app_id, None)
                 return self._when("apps", app, {"type": "app-gone", "id": app_id, "appid": f"{app_id:08x}"})
             case ServerUp(row):
-                app = self._owners[server_key(row)] = self._apps.get(row.app_id)
-                return self._server("server-up", row, app)
+                owner = self._apps.get(row.app_id), self._liveness.alive_after(row)
+                self._owners[server_key(row)] = owner
+                return self._server("server-up", row, *owner)
             case ServerDown(row):
-                return self._server("server-down", row, self._owners.pop(server_key(row), None))
+                return self._server("server-down", row, *self._owners.pop(server_key(row), (None, None)))
 
     def _when(self, what: What, app: AppSpec | None, view: dict[str, Any]) -> dict[str, Any] | None:
         return view if self._what in (None, what) and self._caller.sees(app) else None
@@ -119,7 +120,6 @@ class _Filter:
         entry = views.app_entry(row, whole=self._caller.writes).model_dump(mode="json")
         return self._when("apps", row.app, {"type": "app-changed", "row": entry})
 
-    def _server(self, kind: str, row: ServerRow, app: AppSpec | None) -> dict[str, Any] | None:
-        after = self._liveness.alive_after(row)
+    def _server(self, kind: str, row: ServerRow, app: AppSpec | None, after: float | None) -> dict[str, Any] | None:
         server = views.server(row, self._registry.node, self._registry.cluster, app, after).model_dump(mode="json")
         return self._when("servers", app, {"type": kind, "row": server})

@@ -9,7 +9,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from appswitch.address import Address, ip_bytes
+from appswitch.address import ANY4, ANY6, Address, ip_bytes
 from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
 from appswitch.control.api.views import AppId, Proto, View
 from appswitch.control.pools import addresses_of
@@ -103,21 +103,26 @@ async def list_exposed(parts: TheParts, caller: TheCaller) -> AllExposed:
 
 
 def exposed(apps: Iterable[AppSpec], servers: Iterable[ServerRow]) -> Iterator[Exposed]:
-    """A row for each app, host address and protocol."""
+    """A row for each app, host address and protocol.
+
+    Without an address in `--expose` it is those that are open: the server says which families it is for.
+    """
     opened = {(row.app_id, row.proto, row.service_port, actual) for row in servers for actual in row.actual}
     for app in apps:
         for one in app.expose:
-            address = str(Address(ip_bytes(one.host_ip), one.host_port))
+            ips = (ip_bytes(one.host_ip),) if one.host_ip else (ANY4, ANY6)
+            addresses = [str(Address(ip, one.host_port)) for ip in ips]
             for proto in _protocols(one):
-                is_open = (app.id, proto, one.internal, address) in opened
-                yield Exposed(
-                    appid=app.appid,
-                    name=app.name,
-                    internal=one.internal,
-                    address=address,
-                    proto=proto,
-                    state="open" if is_open else "waiting",
-                )
+                is_open = [address for address in addresses if (app.id, proto, one.internal, address) in opened]
+                for address in is_open or addresses:
+                    yield Exposed(
+                        appid=app.appid,
+                        name=app.name,
+                        internal=one.internal,
+                        address=address,
+                        proto=proto,
+                        state="open" if is_open else "waiting",
+                    )
 
 
 def _protocols(one: Expose) -> tuple[Proto, ...]:

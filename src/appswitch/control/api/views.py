@@ -45,7 +45,7 @@ class App(View):
     ips: list[str] = Field(description="Virtual addresses: at most one IPv4 and one IPv6.")
     labels: dict[str, str]
     zones: list[str]
-    expose: list[str] = Field(description="INTERNAL:NODE-IP:HOSTPORT, with /tcp or /udp if it is one of them.")
+    expose: list[str] = Field(description="INTERNAL:[NODE-IP:]HOSTPORT, with /tcp or /udp if it is one of them.")
     netns: Netns
     transport: Transport = Field(description="What it is joined by to apps on the same node.")
     interface: str | None = Field(description="Of its network namespace, with its addresses; none: lo has them.")

@@ -11,6 +11,7 @@ from appswitch.routing.l7.reading import Reader
 # RFC 8446 section 4.2, RFC 6066 section 3, RFC 7301 section 3.1
 SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS = 0, 13, 16, 43
 
+HOST_NAME = 0  # RFC 6066 section 3
 GREASE = frozenset(0x0A0A + 0x1010 * n for n in range(16))  # RFC 8701 section 2: 0x0a0a, 0x1a1a … 0xfafa
 _EXTENSION = struct.Struct("!HH")  # type, length
 
@@ -31,6 +32,8 @@ def read_hello(body: bytes) -> Hello:
     """The handshake message's body. Raises MalformedError for what a server would answer with decode_error."""
     reader = Reader(body, 0, len(body))
     version = reader.uint(2)
+    if version >> 8 != 3:
+        raise MalformedError
     reader.skip(32)  # random
     reader.vector(1)  # session id
     ciphers = _numbers(reader.vector(2))
@@ -83,22 +86,22 @@ def _numbers(data: bytes) -> tuple[int, ...]:
 
 
 def _server_name(data: bytes | None) -> bytes:
-    """The first host_name. The list is empty where a library was told of an empty name."""
+    """The first name; there is one kind of them. The list is empty where a library was told of an empty name."""
     if not data:
         return b""
-    reader = Reader(data, 0, len(data)).inner(2)
-    while reader:
-        kind, name = reader.uint(1), reader.vector(2)
-        if kind == 0:
-            return name
-    return b""
+    names = Reader(data, 0, len(data)).inner(2)
+    return names.vector(2) if names and names.uint(1) == HOST_NAME else b""
 
 
 def _alpn(data: bytes | None) -> tuple[bytes, ...]:
     if data is None:
         return ()
-    reader = Reader(data, 0, len(data)).inner(2)
-    names = []
-    while reader:
-        names.append(reader.vector(1))
+    listed = Reader(data, 0, len(data)).vector(2)
+    names, at = [], 0
+    while at < len(listed):
+        end = at + 1 + listed[at]
+        names.append(listed[at + 1 : end])
+        at = end
+    if at != len(listed):
+        raise MalformedError
     return tuple(names)

@@ -20,7 +20,9 @@ MAX_FRAME = 1 << 14  # bytes: SETTINGS_MAX_FRAME_SIZE before the server has said
 MAX_FRAMES = 64  # before the end of the first request's headers; clients send two or three
 MAX_BLOCK = 1 << 14  # bytes of a compressed header block
 MAX_LIST = 1 << 14  # bytes of the headers in it, as RFC 9113 section 6.5.2 counts
+MAX_RESIZES = 8  # bytes: RFC 7541 section 4.2 allows two changes of the table's size, at the beginning
 
+_RESIZES = bytes(range(0x20, 0x40))  # RFC 7541 section 6.3
 _GRPC = b"application/grpc"
 
 
@@ -70,7 +72,7 @@ def _frame(reader: Reader) -> Frame:
 
 
 def _decode(block: bytes) -> list[Header]:
-    if len(block) > MAX_BLOCK:
+    if len(block) > MAX_BLOCK or len(block) - len(block.lstrip(_RESIZES)) > MAX_RESIZES:
         raise _BrokenError
     return [(name, value) for name, value in Decoder(MAX_LIST).decode(block, raw=True)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from appswitch.routing.l7.peeked import MalformedError, Peeked
 from appswitch.routing.l7.reading import Reader, text
 
+MIN_PACKET = 8  # bytes: the length and the code
 MAX_PACKET = 10000  # bytes: MAX_STARTUP_PACKET_LENGTH of its libpq/pqcomm.h
 CANCEL, SSL, GSSENC = ((1234 << 16) + code for code in (5678, 5679, 5680))
 _REQUESTS = {
@@ -21,7 +22,8 @@ _CODES = (b"\x00\x03", b"\x04\xd2\x16\x2e", b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\
 
 def sniff(data: bytes) -> bool | None:
     """A length of at most 10,000, then version 3 or a request's code."""
-    if data[:2] != bytes(2)[: len(data)] or (len(data) >= 4 and not 8 <= int.from_bytes(data[:4], "big") <= MAX_PACKET):
+    length = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+    if length > MAX_PACKET or (length < MIN_PACKET and len(data) >= 4):
         return False
     code = data[4:8]
     if code.startswith(_CODES):
@@ -35,7 +37,7 @@ def parse(data: bytes, final: bool) -> Peeked:
     length, code = reader.uint(4), reader.uint(4)
     if code in _REQUESTS:
         return Peeked("postgresql", dict(_REQUESTS[code]))
-    given = _parameters(reader.take(length - 8))
+    given = _parameters(reader.take(length - MIN_PACKET))
     user = given.get(b"user", b"")
     found = {
         "user": user,

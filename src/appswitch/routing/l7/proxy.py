@@ -32,7 +32,7 @@ class Header(NamedTuple):
 def sniff(data: bytes) -> bool | None:
     """One of the two signatures."""
     first, second = begins(data, b"PROXY "), begins(data, SIGNATURE)
-    return first or second if first is not False else second
+    return second if first is False else first
 
 
 def parse(data: bytes) -> Header:

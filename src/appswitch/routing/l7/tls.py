@@ -9,7 +9,7 @@ from appswitch.routing.l7.reading import Reader, host, text
 
 HANDSHAKE, CLIENT_HELLO = 22, 1  # RFC 8446 sections 5.1 and 4
 MAX_RECORD = 1 << 14  # bytes, RFC 8446 section 5.1
-MAX_RECORDS = 1024  # that one hello may come in: some clients hide the name by splitting it, byte by byte
+MAX_RECORDS = 256  # that one hello may come in: some clients hide the name by splitting it
 MAX_HELLO = 1 << 16  # bytes; a client with post-quantum key shares sends 2,000
 
 _LENGTH = range((MAX_RECORD >> 8) + 1)
