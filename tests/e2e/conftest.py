@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.services import Services
 from e2e.world import Bare, Switched, World
 from harness import Addresses, Daemon
 
@@ -35,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``--bare`` leaves out what uses the daemon itself: there is none."""
     if _bare(config):
-        ours = {"switched", "wire", "daemon", "daemon_factory", "rootless_daemon"}
+        ours = {"switched", "services", "wire", "daemon", "daemon_factory", "rootless_daemon"}
         left_out = [item for item in items if ours & set(getattr(item, "fixturenames", ()))]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -65,6 +66,13 @@ def world(request: pytest.FixtureRequest, addresses: Addresses, kind: str) -> It
 def switched(daemon: Daemon, addresses: Addresses) -> Iterator[Switched]:
     """As `world`, for what only ax can do."""
     with Switched(daemon, addresses) as made:
+        yield made
+
+
+@pytest.fixture
+def services(daemon: Daemon, addresses: Addresses) -> Iterator[Services]:
+    """What a test configures on the daemon that it shares with others; gone after it."""
+    with Services(daemon, addresses) as made:
         yield made
 
 
