@@ -51,7 +51,7 @@ def test_either_end_sees_a_connection(daemon_of: object) -> None:
     daemon_of(0)  # type: ignore[operator]
     apps = {1: spec(1000), 2: spec(1001)}
     row = ConnectionRow(client_app=1, server_app=2, proto="tcp", client="", server="", transport="unix")
-    assert [unix(uid).sees_connection(row, apps) for uid in (1000, 1001, 1002, 0)] == [True, True, False, True]
+    assert [unix(uid).sees_connection(row, apps.get) for uid in (1000, 1001, 1002, 0)] == [True, True, False, True]
 
 
 def test_strangers_of_a_users_daemon_have_nothing(daemon_of: object) -> None:
