@@ -44,6 +44,7 @@ from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
+from appswitch.switch.splicer import binary as splicer_binary
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
@@ -100,7 +101,7 @@ class Switch:
         self.holding = Holding(self)
         self.waiting = Waiting(self)
         self.census = Census(self)
-        self.splicer = Splicer(loop, "", self.log)
+        self.splicer = Splicer(loop, splicer_binary(), self.log)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
@@ -258,16 +259,15 @@ class Switch:
         self._sweep_listeners()
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:
-        """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads."""
+        """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads.
+
+        Raises OSError, with both ends closed, when that process cannot be started.
+        """
         entry = self.sockets.by_cookie.get(held.cookie)
         if entry is not None:
             entry.peeked = shown(held.flow.attributes or {})
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
-
-    def splices(self) -> list[Splice]:
-        """The connections whose bytes are carried now."""
-        return [row.info for row in self.splicer.rows()]
 
     def fault(self, name: str, app: App, problem: Exception) -> int:
         """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""

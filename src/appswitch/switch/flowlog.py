@@ -64,8 +64,6 @@ class FlowLog:
     ) -> None:
         """A connection of a vservice, or one that was held (``since`` when)."""
         self.counts["allowed"] += 1
-        if transport == "splice":
-            self.counts["spliced"] += 1
         if self._is_told(flow, client, verdict):
             member = upstream.member
             endpoints = upstream.endpoints

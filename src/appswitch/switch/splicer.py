@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appswitch._kernel import Fd
+from appswitch.switch.held import Splice
 from appswitch.switch.loop import Loop, Timer
 
 VERSION = 1
@@ -41,7 +42,7 @@ class Pair(NamedTuple):
     """A connection that is carried. Bytes are as of the last answer, at most a few seconds old."""
 
     id: int
-    info: object  # whatever the caller of `Splicer.pair` wants to show
+    info: Splice
     up: int = 0  # bytes from the app
     down: int = 0  # bytes to the app
 
@@ -84,7 +85,7 @@ class Splicer:
         """The pairs that live, the oldest first."""
         return list(self._pairs.values())
 
-    def pair(self, info: object, unix: Fd, tcp: Fd) -> int:
+    def pair(self, info: Splice, unix: Fd, tcp: Fd) -> int:
         """Carry bytes between two connected stream sockets, which are given away. The id of the pair, never 0.
 
         Raises OSError, and closes both, when the process cannot be started. What goes wrong later comes to
