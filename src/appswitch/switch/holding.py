@@ -155,7 +155,9 @@ class Holding:
 
     def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
         """Make it the next connection that the service accepts. False: its queue is full."""
-        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, held.flow.client.app_id)
+        app = self._switch.apps.get(held.flow.client.app_id)
+        ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
+        arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)
         if not self._switch.offer(service, arrival):
             return False
         client = self._switch.sockets.by_cookie.get(held.cookie)
