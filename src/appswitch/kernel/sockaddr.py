@@ -27,6 +27,7 @@ def encode(family: int, address: Address) -> bytes:
     """As a socket of ``family`` shows it: an IPv4 address is mapped for AF_INET6, an IPv6 one is 0.0.0.0 to AF_INET."""
     ip, port = address
     if family == AF_INET:
+        ip = unmap(ip)
         return _in.pack(AF_INET, port.to_bytes(2, "big"), ip if len(ip) == 4 else ANY4)
     return _in6.pack(AF_INET6, port.to_bytes(2, "big"), bytes(4), ip if len(ip) == 16 else MAPPED + ip, bytes(4))
 
