@@ -47,6 +47,12 @@ class Control:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
         self.resources.load()  # before anybody can ask, or the switch is told
+        try:
+            await self._serve()
+        finally:
+            self.resources.close()
+
+    async def _serve(self) -> None:
         path = self.settings.run_dir.rest
         tcp = server.tcp_listener(self.settings.rest_port)
         sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
@@ -69,7 +75,6 @@ class Control:
                 path.unlink(missing_ok=True)
                 for task in helpers:
                     task.cancel()
-                self.resources.close()
 
     def stop(self) -> None:
         """End the streams, which would never end themselves, then the rest."""
