@@ -16,6 +16,7 @@ from appswitch.cli import options, rest
 SUBCOMMANDS = {
     "run": ("runhelp", "Run a program on the switch."),
     "get": ("get", "Show apps, servers, connections, names and more."),
+    "policy": ("policy", "Try policies, and learn them from what is seen."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),
