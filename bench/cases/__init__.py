@@ -56,7 +56,18 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import calls, connections, datagrams, dns, established, footprint, growth, names, startup
+    from bench.cases import (
+        calls,
+        connections,
+        datagrams,
+        dns,
+        established,
+        footprint,
+        growth,
+        names,
+        policies,
+        startup,
+    )
 
     return {
         "connections": connections.measure,
@@ -68,6 +79,7 @@ def cases() -> dict[str, Measure]:
         "handlers": calls.measure_handlers,
         "dns": dns.measure,
         "names": names.measure,
+        "policies": policies.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,

@@ -230,7 +230,7 @@ def test_only_what_is_there_counts_and_not_how_it_came(history: list[tuple[str, 
     for name in now:
         asked.remove(name)
     filed = [*asked._closers.values(), asked._clients, asked._closed_clients]
-    filed += [i for one in (asked._lookup, asked._processes_lookup) for group in one._groups.values() for i in group]
+    filed += [*asked._lookup._sides, *asked._processes_lookup._sides]
     assert not any(len(index) or index._tables for index in filed)
 
 
