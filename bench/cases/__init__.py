@@ -56,12 +56,13 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import calls, connections, datagrams, dns, established, footprint, growth, names, startup
+    from bench.cases import calls, connections, datagrams, dns, established, footprint, growth, names, splice, startup
 
     return {
         "connections": connections.measure,
         "parallel": connections.measure_parallel,
         "established": established.measure,
+        "splice": splice.measure,
         "datagrams": datagrams.measure,
         "datapath": calls.measure_data_path,
         "calls": calls.measure,
