@@ -33,6 +33,7 @@ from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Service, Services
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, Socket, Sockets
+from appswitch.switch.strays import Strays
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
 _ALL_STATES, _LISTEN_STATE, _ESTABLISHED_STATE = 0xFFF, 1 << 10, 1 << 1
@@ -69,6 +70,7 @@ class Switch:
         self.services = Services(self.table, self.sockets)
         self.datagrams = Datagrams(self.apps, loop.steady, config.node_ips)
         self.relay = Relay(self, loop)
+        self.strays = Strays(self)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.datagrams.on_up = reports.server_up
         self.datagrams.on_down = reports.server_down
@@ -102,6 +104,7 @@ class Switch:
         self._notifiers[app.listener.fileno()] = app
         self.table.own(app.ips)
         self.datagrams.attach(app)
+        self.strays.attach(app)
         if self.nameservers is not None:
             self.nameservers.attach(app)
         tcp_only = app.spec.transport == "tcp"
@@ -128,6 +131,7 @@ class Switch:
         self.table.disown(app.ips)
         self.datagrams.detach(app)
         self.relay.leave(app)
+        self.strays.detach(app)
         if self.nameservers is not None:
             self.nameservers.detach(app)
         if app.home is not None:
