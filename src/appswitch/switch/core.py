@@ -45,6 +45,7 @@ from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
 from appswitch.switch.splicer import binary as splicer_binary
+from appswitch.switch.strays import Strays
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
@@ -86,6 +87,7 @@ class Switch:
         self.services = Services(self.table, self.sockets)
         self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
         self.relay = Relay(self, loop)
+        self.strays = Strays(self)
         self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
         self.parking = Parking(loop, journal)
         self.peeking = Peeking(loop)
@@ -129,6 +131,7 @@ class Switch:
         self._notifiers[app.listener.fileno()] = app
         self.table.join(app.member())
         self.datagrams.attach(app)
+        self.strays.attach(app)
         if self.nameservers is not None:
             self.nameservers.attach(app)
         tcp_only = app.spec.transport == "tcp"
@@ -161,6 +164,7 @@ class Switch:
         self.table.leave(app.id)
         self.datagrams.detach(app)
         self.relay.leave(app)
+        self.strays.detach(app)
         if self.nameservers is not None:
             self.nameservers.detach(app)
         if app.home is not None:
