@@ -56,7 +56,19 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
-    from bench.cases import balance, calls, connections, datagrams, dns, established, footprint, growth, names, startup
+    from bench.cases import (
+        balance,
+        calls,
+        connections,
+        datagrams,
+        dns,
+        established,
+        footprint,
+        growth,
+        names,
+        policies,
+        startup,
+    )
 
     return {
         "connections": connections.measure,
@@ -69,6 +81,7 @@ def cases() -> dict[str, Measure]:
         "dns": dns.measure,
         "names": names.measure,
         "balance": balance.measure,
+        "policies": policies.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,

@@ -121,13 +121,16 @@ union peer_address {
     struct sockaddr_in6 in6;
 };
 
-/* The client's virtual address as an AF_INET or AF_INET6 socket shows it (an IPv4 one mapped for the latter). */
+/* The client's virtual address as an AF_INET or AF_INET6 socket shows it: an IPv4 one is mapped for the latter, an
+ * IPv6 one cannot be said to the former. */
 static socklen_t client_address(const struct connection_name *name, int family, union peer_address *address) {
     memset(address, 0, sizeof *address);
     if (family == AF_INET) {
         address->in.sin_family = AF_INET;
         address->in.sin_port = name->client_port;
-        memcpy(&address->in.sin_addr, name->client_ip, 4);
+        if (name->client_size == 4) {
+            memcpy(&address->in.sin_addr, name->client_ip, 4);
+        }
         return sizeof address->in;
     }
     address->in6.sin6_family = AF_INET6;

@@ -24,7 +24,10 @@ def test_names(name: str) -> None:
         ("HTTP.Path", "'HTTP.Path' is not an attribute: did you mean http.path?"),
         ("http.headers.x-canary", "'http.headers.x-canary' is not an attribute: did you mean http.header.x-canary?"),
         ("sni", "'sni' is not an attribute: did you mean tls.sni?"),
-        ("redis.number", "'redis.number' is not an attribute: there are redis.command, redis.key,"),
+        (
+            "redis.which-of-the-databases",
+            "'redis.which-of-the-databases' is not an attribute: there are redis.command, redis.key,",
+        ),
         ("", "'' is not an attribute: docs/l7.md lists them"),
         ("kafka.topic", "'kafka.topic' is not an attribute: docs/l7.md lists them"),
         ("http.header.X-Canary", "'http.header.X-Canary': headers are named in lower case: http.header.x-canary"),

@@ -42,12 +42,15 @@ def command(places: tuple[str, ...], dry_run: bool, kill: bool, form: str, run_d
     found, broken = read(places)
     for error in broken:
         click.echo(f"ax: {error}", err=True)
-    results, killed = send(found, run_dir, dry_run=dry_run, kill=kill)
-    for document, result in zip(found, results, strict=True):
-        for line in complaints(document, result):
-            click.echo(f"ax: {line}", err=True)
-    _print(form, found, results, killed)
-    return 1 if broken or any(one["result"] == "rejected" for one in results) else 0
+    sent = Sent()
+    try:
+        send(found, sent, run_dir, dry_run=dry_run, kill=kill)
+    finally:  # what was done before something failed is done
+        for document, result in zip(found, sent.results, strict=False):
+            for line in complaints(document, result):
+                click.echo(f"ax: {line}", err=True)
+        _print(form, found, sent)
+    return 1 if broken or any(one["result"] == "rejected" for one in sent.results) else 0
 
 
 def read(places: Sequence[str]) -> tuple[list[Document], list[DocumentError]]:
@@ -81,19 +84,22 @@ def _text(file: str) -> str:
         raise DocumentError(f"{file}:{line}: it is not UTF-8") from None
 
 
-def send(
-    found: Sequence[Document], run_dir: str | None, *, dry_run: bool, kill: bool
-) -> tuple[list[Applied], list[output.Row]]:
-    """What became of each, and the connections that were closed. Raises rest.DaemonDownError, rest.RefusedError."""
-    results: list[Applied] = []
-    killed: list[output.Row] = []
+class Sent:
+    """What became of the documents so far, and the connections that were closed."""
+
+    def __init__(self) -> None:
+        self.results: list[Applied] = []
+        self.killed: list[output.Row] = []
+
+
+def send(found: Sequence[Document], sent: Sent, run_dir: str | None, *, dry_run: bool, kill: bool) -> None:
+    """As many requests as it takes. Raises rest.DaemonDownError, rest.RefusedError."""
     parts = list(_parts(found))
     for number, part in enumerate(parts, 1):
         query = f"dryRun={str(dry_run).lower()}&kill={str(kill and number == len(parts)).lower()}"
         answer = locate.ask(run_dir, "POST", f"/v1/apply?{query}", part)
-        results += answer["results"]
-        killed += answer["killed"]
-    return results, killed
+        sent.results += answer["results"]
+        sent.killed += answer["killed"]
 
 
 def _parts(found: Sequence[Document]) -> Iterator[list[Any]]:
@@ -129,16 +135,17 @@ COLUMNS: output.Columns = (
 )
 
 
-def _print(form: str, found: Sequence[Document], results: Sequence[Applied], killed: Sequence[output.Row]) -> None:
-    rows = [{**result, "where": f"{one.file}:{one.line()}"} for one, result in zip(found, results, strict=True)]
+def _print(form: str, found: Sequence[Document], sent: Sent) -> None:
+    pairs = zip(found, sent.results, strict=False)
+    rows = [{**result, "where": f"{document.file}:{document.line()}"} for document, result in pairs]
     if form == "json":
-        output.dump({"results": rows, "killed": list(killed)}, "json", sys.stdout)
+        output.dump({"results": rows, "killed": sent.killed}, "json", sys.stdout)
         return
     head, *lines = output.table(COLUMNS, rows)
-    counts = {result: sum(one["result"] == result for one in results) for result in RESULTS}
-    summary = ", ".join(f"{number} {result}" for result, number in counts.items() if number) or "there is no document"
+    counts = {result: sum(one["result"] == result for one in rows) for result in RESULTS}
+    summary = ", ".join(f"{number} {result}" for result, number in counts.items() if number) or "nothing was applied"
     click.echo("\n".join([*([output.heading(head), *lines] if rows else []), summary]))
-    report_killed(killed)
+    report_killed(sent.killed)
 
 
 def report_killed(killed: Sequence[output.Row]) -> None:

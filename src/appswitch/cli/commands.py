@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "delete": ("delete", "Delete vservices, policies or references."),
     "apply": ("apply", "Create and change what files say."),
     "get": ("get", "Show apps, servers, vservices, policies and more."),
+    "policy": ("policy", "Try policies, and learn them from what is seen."),
     "flows": ("flows", "Show what is decided about connections."),
     "top": ("top", "Show what apps do and use, again and again."),
     "import": ("imports.command", "Turn rules of iptables, nft, HAProxy, nginx into vservices and policies."),

@@ -11,6 +11,7 @@ from appswitch.cli import locate, rest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references"}
 LB_TYPES = ["Random", "RoundRobin", "LeastConnections", "Weighted", "RingHash", "Maglev"]
 ERRORS = ["EACCES", "EPERM", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH"]
 EPILOG = """\
@@ -48,7 +49,7 @@ def command() -> None:
 @click.option("--source-ip", is_flag=True, help="Connections of one client address stay with one backend.")
 @_wait
 @_run_dir
-def vservice(name: str, run_dir: str | None, **options: Any) -> None:
+def vservice(name: str, run_dir: str | None, **options: Any) -> int:
     """Create a virtual address in front of backends."""
     spec = {
         "ips": _split(options["ip"]),
@@ -60,7 +61,7 @@ def vservice(name: str, run_dir: str | None, **options: Any) -> None:
         "sourceIp": options["source_ip"],
         "wait": options["wait"],
     }
-    _create("VService", name, spec, run_dir)
+    return _create("VService", name, spec, run_dir)
 
 
 def _selecting(end: str) -> Callable[[F], F]:
@@ -86,7 +87,7 @@ def _selecting(end: str) -> Callable[[F], F]:
 @click.option("--error", type=click.Choice(ERRORS), default="EACCES", show_default=True, help="What denied calls get.")
 @click.option("--dry-run", is_flag=True, help="The policy only reports what it would deny.")
 @_run_dir
-def policy(name: str, run_dir: str | None, **options: Any) -> None:
+def policy(name: str, run_dir: str | None, **options: Any) -> int:
     """Create a rule on who may connect to whom."""
     spec = {
         "action": options["action"],
@@ -97,7 +98,7 @@ def policy(name: str, run_dir: str | None, **options: Any) -> None:
         "error": options["error"],
         "dryRun": options["dry_run"],
     }
-    _create("Policy", name, spec, run_dir)
+    return _create("Policy", name, spec, run_dir)
 
 
 @command.command("reference", epilog=EPILOG)
@@ -108,7 +109,7 @@ def policy(name: str, run_dir: str | None, **options: Any) -> None:
 @_lbtype
 @_wait
 @_run_dir
-def reference(name: str, run_dir: str | None, **options: Any) -> None:
+def reference(name: str, run_dir: str | None, **options: Any) -> int:
     """Create an address of apps' own configuration that stands for a service."""
     spec = {
         "network": options["network"],
@@ -117,7 +118,7 @@ def reference(name: str, run_dir: str | None, **options: Any) -> None:
         "lbType": options["lbtype"],
         "wait": options["wait"],
     }
-    _create("Reference", name, spec, run_dir)
+    return _create("Reference", name, spec, run_dir)
 
 
 def _split(text: str) -> list[str]:
@@ -155,22 +156,22 @@ def _labels(text: str) -> dict[str, str]:
     return found
 
 
-def _create(kind: str, name: str, spec: dict[str, Any], run_dir: str | None) -> None:
-    given = {key: value for key, value in spec.items() if value not in (None, [], False)}
+def _create(kind: str, name: str, spec: dict[str, Any], run_dir: str | None) -> int:
+    given = {key: value for key, value in spec.items() if value is not None and value is not False and value != []}
     body = {"kind": kind, "metadata": {"name": name}, "spec": given}
     plural = PLURALS[kind.lower()]
     try:
         made = locate.ask(run_dir, "POST", f"/v1/{plural}", body)
     except rest.RefusedError as err:
-        raise click.ClickException(describe(err)) from None
+        for line in describe(err):
+            click.echo(f"ax: {line}", err=True)
+        return 1
     ips = made.get("status", {}).get("ips", [])
     click.echo(f"{kind.lower()} {made['metadata']['name']} created" + (f" at {', '.join(ips)}" if ips else ""))
+    return 0
 
 
-PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references"}
-
-
-def describe(err: rest.RefusedError) -> str:
-    """A refusal, field by field."""
+def describe(err: rest.RefusedError) -> list[str]:
+    """A refusal, a line for each field."""
     lines = [f"{'.'.join(map(str, one['path']))}: {one['detail']}" for one in err.errors if one.get("path")]
-    return "\n".join(lines) or str(err)
+    return lines or [str(err)]

@@ -1,7 +1,7 @@
 """Files with documents: YAML or JSON, and the line on which each of their fields stands.
 
-YAML as it is meant: `yes`, `on` and `12:30` are text (YAML 1.2 has given those types of 1.1 up), a key that is there
-twice is an error, and what anchors stand for is bounded.
+YAML as it is meant: `yes`, `on` and `22:22` are text (YAML 1.2 has given those types of 1.1 up), a key that is there
+twice is an error, and what anchors stand for is bounded. What PyYAML writes is read as it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?", list("-+.0123456789")),
     ("merge", r"<<", ["<"]),
 ):
     _Resolver.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
@@ -117,17 +117,20 @@ class _Reading:
             yield Document(self._file, body, self._lines)
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise self._error(node, f"there are more than {MAX_VALUES} values, those that aliases repeat included")
-        if len(path) > MAX_DEPTH:
-            raise self._error(node, f"it is nested deeper than {MAX_DEPTH}")
+        self._count(node, path)
         self._lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(one, (*path, number)) for number, one in enumerate(node.value)]
         return self._scalar(node)
+
+    def _count(self, node: yaml.Node, path: Path) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise self._error(node, f"there are more than {MAX_VALUES} values, those that aliases repeat included")
+        if len(path) > MAX_DEPTH:
+            raise self._error(node, f"it is nested deeper than {MAX_DEPTH}")
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -147,6 +150,7 @@ class _Reading:
     def _merged(self, node: yaml.Node, path: Path) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise self._error(node, "<< takes in a mapping, or several in a list")
+        self._count(node, path)
         return self._mapping(node, (*path, "<<"))
 
     def _key(self, node: yaml.Node) -> str:

@@ -171,6 +171,7 @@ COLUMNS: dict[str, output.Columns] = {
         ("FQDN", _flat("fqdn")),
         ("ADDRESSES", lambda row: _csv(row["addresses"])),
         ("APPS", lambda row: _csv(row["apps"])),
+        ("SOURCE", _flat("source")),
     ),
     "pools": (
         ("NETWORK", _flat("network")),

@@ -43,10 +43,10 @@ def dump(value: object, form: str, out: TextIO) -> None:
 
 
 def dump_all(values: Sequence[Row], out: TextIO) -> None:
-    """YAML documents, each after ``---``."""
+    """YAML documents, each after ``---``, in ASCII: of some characters not all readers of YAML think alike."""
     import yaml
 
-    yaml.safe_dump_all(values, out, sort_keys=False, allow_unicode=True, explicit_start=True)
+    yaml.safe_dump_all(values, out, sort_keys=False, explicit_start=True)
     out.flush()
 
 

@@ -47,6 +47,12 @@ class Control:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
         self.resources.load()  # before anybody can ask, or the switch is told
+        try:
+            await self._serve()
+        finally:
+            self.resources.close()
+
+    async def _serve(self) -> None:
         path = self.settings.run_dir.rest
         tcp = server.tcp_listener(self.settings.rest_port)
         sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
@@ -69,7 +75,6 @@ class Control:
                 path.unlink(missing_ok=True)
                 for task in helpers:
                     task.cancel()
-                self.resources.close()
 
     def stop(self) -> None:
         """End the streams, which would never end themselves, then the rest."""
@@ -95,9 +100,11 @@ class Control:
             where.unlink(missing_ok=True)  # of a daemon that answered
             return None
         try:
-            return Dns(self.link, self.settings)
+            made = Dns(self.link, self.settings, self.registry.catalog)
         except OSError as err:
             raise server.ListenError(f"cannot listen on {where}: {err.strerror}") from None
+        self.resources.on_change.append(made.changed)
+        return made
 
     async def _announce(self, where: str) -> None:
         await self.server.listening.wait()

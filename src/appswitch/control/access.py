@@ -6,7 +6,8 @@ who asks                may
 Unix socket: root, or   read and change everything (an *administrator* below)
 the daemon's own user
 Unix socket: another    when the daemon runs as root: run apps as itself; see and change its own apps, servers,
-user                    sockets, connections and flows; take names and addresses that are free to them (`claims`).
+user                    sockets, connections and flows; take names and addresses that are free to them (`claims`),
+                        for vservices and references, too (`resources.judge`); policies are not theirs.
                         When the daemon is a user's: nothing
 TCP, no token           read everything but the words of commands (any user of the host can connect there)
 TCP, the right token    what an administrator may; apps that it registers are the daemon's user's

@@ -6,7 +6,7 @@ import socket
 import struct
 import sys
 
-from appswitch.address import ANY6, MAPPED, Address, unmap
+from appswitch.address import ANY4, ANY6, MAPPED, Address, unmap
 
 AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC = (
     int(f) for f in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_UNSPEC)
@@ -24,10 +24,11 @@ def family_of(raw: bytes) -> int:
 
 
 def encode(family: int, address: Address) -> bytes:
-    """As a socket of ``family`` shows it: an IPv4 address is mapped for AF_INET6."""
+    """As a socket of ``family`` shows it: an IPv4 address is mapped for AF_INET6, an IPv6 one is 0.0.0.0 to AF_INET."""
     ip, port = address
     if family == AF_INET:
-        return _in.pack(AF_INET, port.to_bytes(2, "big"), ip if len(ip) == 4 else ip[12:])
+        ip = unmap(ip)
+        return _in.pack(AF_INET, port.to_bytes(2, "big"), ip if len(ip) == 4 else ANY4)
     return _in6.pack(AF_INET6, port.to_bytes(2, "big"), bytes(4), ip if len(ip) == 16 else MAPPED + ip, bytes(4))
 
 

@@ -100,6 +100,8 @@ class Clusters:
 
     by_address: dict[Address, Cluster] = field(default_factory=dict)
     by_name: dict[tuple[str, str], tuple[Cluster, ...]] = field(default_factory=dict)  # (kind, name)
+    external: dict[Address, Cluster] = field(default_factory=dict)  # those that strangers reach, too
+    counted: int = 0  # how many go by the number of connections
     _ips: dict[bytes, dict[str, None]] = field(default_factory=dict)  # virtual address -> its vservices
     # address length, prefix length -> network -> clusters by port (0: every port)
     _networks: dict[tuple[int, int], dict[int, dict[int, Cluster]]] = field(default_factory=dict)
@@ -113,12 +115,15 @@ class Clusters:
         made = tuple(_compile(resource, old))
         self.by_name[kind, resource.name] = made
         self._sources[kind, resource.name] = resource
+        self.counted += sum(cluster.counted for cluster in made)
         if isinstance(resource, VService):
             for ip in map(ip_bytes, resource.ips):
                 self._ips.setdefault(ip, {})[resource.name] = None
                 for cluster in made:
                     assert cluster.port is not None
                     self.by_address[Address(ip, cluster.port.port)] = cluster
+                    if cluster.external:
+                        self.external[Address(ip, cluster.port.port)] = cluster
         else:
             size, bits, network = _network(resource.network)
             ports = self._networks.setdefault((size, bits), {}).setdefault(network, {})
@@ -128,6 +133,7 @@ class Clusters:
         """Forget; unknown ones are ignored."""
         resource = self._sources.pop((kind, name), None)
         gone = self.by_name.pop((kind, name), ())
+        self.counted -= sum(cluster.counted for cluster in gone)
         if isinstance(resource, VService):
             for ip in map(ip_bytes, resource.ips):
                 self._ips[ip].pop(name, None)
@@ -138,6 +144,7 @@ class Clusters:
                     key = Address(ip, cluster.port.port)
                     if self.by_address.get(key) is cluster:
                         del self.by_address[key]
+                        self.external.pop(key, None)
         elif isinstance(resource, Reference):
             self._forget_network(resource)
 

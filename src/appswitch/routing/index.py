@@ -49,12 +49,19 @@ class Index:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, rule: Rule, selectors: Options) -> None:
-        """File it, for each selector under the keys that have the fewest so far."""
-        chosen = [min(options, key=self._crowd) if len(options) > 1 else options[0] for options in selectors]
-        keys = list(dict.fromkeys(key for option in chosen for key in option))
-        self._places[rule] = keys
-        for shape, value in keys:
+    def choose(self, selectors: Options) -> tuple[int, list[Key]]:
+        """For each selector the keys that have the fewest rules so far; and how many those have."""
+        crowd, keys = 0, []
+        for options in selectors:
+            fewest, chosen = min(((self._crowd(option), option) for option in options), key=_first)
+            crowd += fewest
+            keys += chosen
+        return crowd, keys
+
+    def add(self, rule: Rule, keys: Iterable[Key]) -> None:
+        """File it under these."""
+        self._places[rule] = places = list(dict.fromkeys(keys))
+        for shape, value in places:
             bucket = self._tables.setdefault(shape, {}).setdefault(value, [])
             bisect.insort(bucket, rule, key=rank)
 
@@ -80,7 +87,7 @@ class Index:
         return found
 
     def _crowd(self, option: list[Key]) -> int:
-        return max(len(self._tables.get(shape, {}).get(value, ())) for shape, value in option)
+        return max(len(self._tables[shape].get(value, ())) if shape in self._tables else 0 for shape, value in option)
 
 
 def rank(rule: Rule) -> Rank:
@@ -149,44 +156,38 @@ def _pattern_key(pattern: Pattern) -> Key | None:
 
 
 class Lookup:
-    """The rules for which ``test`` holds of a connection. Those that ask for the same sides share indexes.
-
-    A rule is filed by each side that it asks anything of, and looked for on the side where fewest are found.
-    """
+    """The rules for which ``test`` holds of a connection, each filed by the side by which the fewest others are."""
 
     def __init__(self, test: Callable[[Rule, Connection], bool], *, process: bool) -> None:
         self._test = test
-        self._sides = (server_keys, client_keys if process else identity_keys, port_keys)
-        self._groups: dict[tuple[int, ...], tuple[Index, ...]] = {}
-        self._places: dict[Rule, tuple[int, ...]] = {}
+        self._keys = (server_keys, client_keys if process else identity_keys, port_keys)
+        self._sides = (Index(), Index(), Index())
+        self._places: dict[Rule, Index] = {}
 
     def add(self, rule: Rule) -> None:
-        """File it under the sides of which it asks something; under the first side if there is none."""
-        keys = [side(rule) for side in self._sides]
-        group = tuple(side for side, options in enumerate(keys) if options is not EVERYBODY) or (0,)
-        self._places[rule] = group
-        if group not in self._groups:
-            self._groups[group] = tuple(Index() for _ in group)
-        for side, index in zip(group, self._groups[group], strict=True):
-            index.add(rule, keys[side])
+        """File it. If it is for everybody on each side it is by the first."""
+        options = [keys(rule) for keys in self._keys]
+        asked = [side for side, one in enumerate(options) if one is not EVERYBODY] or [0]
+        choices = [(*self._sides[side].choose(options[side]), side) for side in asked]
+        _, chosen, side = min(choices, key=lambda choice: choice[0])
+        index = self._places[rule] = self._sides[side]
+        index.add(rule, chosen)
 
     def remove(self, rule: Rule) -> None:
         """It was added before."""
-        for index in self._groups[self._places.pop(rule)]:
-            index.remove(rule)
+        self._places.pop(rule).remove(rule)
 
     def find(self, connection: Connection) -> Iterator[Rule]:
         """Each once; in no order."""
         subjects = (connection.server, connection.client, connection.port)
         seen: set[Rule] = set()
-        for group, indexes in self._groups.items():
-            found = [index.find(subjects[side]) for side, index in zip(group, indexes, strict=True)]
-            for bucket in min(found, key=_size):
+        for index, subject in zip(self._sides, subjects, strict=True):
+            for bucket in index.find(subject):
                 for rule in bucket:
-                    if self._test(rule, connection) and rule not in seen:
+                    if rule not in seen and self._test(rule, connection):
                         seen.add(rule)
                         yield rule
 
 
-def _size(buckets: list[Bucket]) -> int:
-    return sum(map(len, buckets))
+def _first(choice: tuple[int, object]) -> int:
+    return choice[0]

@@ -157,7 +157,7 @@ class Policies:
         if rule.l7 != ():
             self._lookup.add(rule)
         for index, keys in self._indexes(rule):
-            index.add(rule, keys(rule))
+            index.add(rule, index.choose(keys(rule))[1])
         if rule.process:
             self._processes_lookup.add(rule)
 

@@ -102,6 +102,12 @@ class App:
         """Whether its egress rules let it go to an address outside."""
         return allows(self.rules, ip, self.permits.names(ip) if self.rules.names else frozenset())
 
+    def seen_as(self, ip: bytes, bound: bytes) -> bytes:
+        """What a server bound to ``bound`` sees of the app's ``ip``: an IPv4 server its IPv4 address, if it has one."""
+        if len(bound) == 4 and len(ip) == 16:
+            return next((own for own in self.ips if len(own) == 4), ip)
+        return ip
+
     def has(self, ip: bytes) -> bool:
         """Whether it may bind ``ip`` as its own, loopback and wildcard aside."""
         return ip in self.ips

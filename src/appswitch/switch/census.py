@@ -37,8 +37,7 @@ class Census:
 
     def regularly(self) -> None:
         """From the loop's timer."""
-        clusters = self._switch.clusters
-        if any(cluster.counted for cluster in clusters.all()) and time.monotonic() - self._at >= EVERY:
+        if self._switch.clusters.counted and time.monotonic() - self._at >= EVERY:
             self._count()
 
     def rows(self) -> tuple[BackendRow, ...]:

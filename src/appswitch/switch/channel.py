@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAX_PENDING = (
     16 << 20
 )  # bytes that control may be behind; beyond that it is cut off, and connects again for a new Welcome
+MAX_PENDING_FLOWS = 1 << 20
 _UCRED = struct.Struct("=iII")
 
 
@@ -152,6 +153,8 @@ class _Peer:
         """Queue a message and write what goes; of a connection that is closed, nothing."""
         if self._connection.fileno() < 0:
             return
+        if isinstance(message, wire.FlowSeen) and len(self._pending) > MAX_PENDING_FLOWS:
+            return  # who is told of flows may miss some; everything else has to arrive
         self._pending += wire.frame(message)
         if len(self._pending) > MAX_PENDING:
             self._close()

@@ -88,7 +88,7 @@ def ends(switch: Switch, one: Established) -> tuple[End, End, int]:
 
 def rows(switch: Switch) -> Iterator[ConnectionRow]:
     """As `ax get connections` shows them."""
-    spliced = {(splice.client, splice.to) for splice in switch.splices()}
+    spliced = {(pair.info.client, pair.info.to): pair for pair in switch.splicer.rows()}
     counted = {row[0]: row[1:] for family in (AF_INET, AF_INET6) for row in _kernel.dump_tcp_info(family, _ESTABLISHED)}
     for one in established(switch):
         cluster = switch.clusters.find(one.server)
@@ -98,9 +98,12 @@ def rows(switch: Switch) -> Iterator[ConnectionRow]:
         sent, received, rtt, retransmits = counted.get(one.cookie, _NOT_COUNTED)
         if sock is not None and sock.accepted:  # the client's is not on this host
             sent, received = received, sent
+        pair = spliced.get((one.client, one.server))
+        if pair is not None:
+            sent, received = pair.up, pair.down
         yield ConnectionRow(
             client_app=one.client_app, server_app=one.server_app, proto="tcp", client=str(one.client),
-            server=str(one.server), transport="splice" if (one.client, one.server) in spliced else one.transport,
+            server=str(one.server), transport=one.transport if pair is None else "splice",
             vservice=cluster.name if cluster is not None and one.client_app else "",
             backend=str(one.actual or Address(server.ip, port)) if cluster is not None else "",
             protocol=attributes.pop("protocol", ""), attributes=attributes,

@@ -44,12 +44,14 @@ from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
+from appswitch.switch.splicer import binary as splicer_binary
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
 _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
+UNKNOWN_BACKLOG = 128  # of a service that listened before this switch was there
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 _MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 
@@ -99,14 +101,14 @@ class Switch:
         self.holding = Holding(self)
         self.waiting = Waiting(self)
         self.census = Census(self)
-        self.splicer = Splicer(loop, "", self.log)
+        self.splicer = Splicer(loop, splicer_binary(), self.log)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
         }
         self.recovered = False  # some connections were made by an earlier switch
-        self.early = Early()
+        self.early = Early(loop.on_fault)
         self.on_detach: Callable[[App], None] = lambda _app: None
         self._sweep_at = _MIN_GROWTH
         self.pick = _picker()
@@ -181,7 +183,7 @@ class Switch:
 
     def offer(self, service: Service, arrival: Arrival) -> bool:
         """A connection that the switch holds is the next one that the service accepts. False: its queue is full."""
-        if len(service.returned) > service.backlog:
+        if len(service.returned) > (service.backlog or UNKNOWN_BACKLOG):
             return False
         service.returned.append(arrival)
         if service.parked:
@@ -257,16 +259,15 @@ class Switch:
         self._sweep_listeners()
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:
-        """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads."""
+        """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads.
+
+        Raises OSError, with both ends closed, when that process cannot be started.
+        """
         entry = self.sockets.by_cookie.get(held.cookie)
         if entry is not None:
             entry.peeked = shown(held.flow.attributes or {})
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
-
-    def splices(self) -> list[Splice]:
-        """The connections whose bytes are carried now."""
-        return [row.info for row in self.splicer.rows()]
 
     def fault(self, name: str, app: App, problem: Exception) -> int:
         """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""

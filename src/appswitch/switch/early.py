@@ -11,7 +11,8 @@ Serve = Callable[[tuple[int, ...]], None]  # what is done with a notification
 class Early:
     """Keeps notifications back from `wait` until `begin`. Each thread has at most one."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_fault: Callable[[Exception], None]) -> None:
+        self._on_fault = on_fault
         self._kept: deque[tuple[Serve, tuple[int, ...]]] | None = None
 
     def wait(self) -> None:
@@ -33,4 +34,7 @@ class Early:
         """The configuration is complete."""
         kept, self._kept = self._kept, None
         for serve, notification in kept or ():
-            serve(notification)
+            try:
+                serve(notification)
+            except Exception as problem:  # as the loop does: one app's call is not another's
+                self._on_fault(problem)

@@ -1,4 +1,4 @@
-"""What was decided about connections, for whoever looks: counters always, denials always, the rest while followed."""
+"""What was decided about connections, for whoever looks: counters always, denials once, everything while followed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FlowLog:
 
     def told(self, flow: Flow, client: Address, verdict: Local, unix: bool) -> None:
         """A connection to a listener was allowed, and is counted already."""
-        if not self.followed and not verdict.dry_run:
+        if not self._is_told(flow, client, verdict):
             return
         server = verdict.endpoints[0].app_id if len({e.app_id for e in verdict.endpoints}) == 1 else 0
         more = More(server, backend=str(verdict.to), transport="unix" if unix else "tcp")
@@ -64,9 +64,7 @@ class FlowLog:
     ) -> None:
         """A connection of a vservice, or one that was held (``since`` when)."""
         self.counts["allowed"] += 1
-        if transport == "splice":
-            self.counts["spliced"] += 1
-        if self.followed or _dry_run(verdict):
+        if self._is_told(flow, client, verdict):
             member = upstream.member
             endpoints = upstream.endpoints
             server = member.id if member is not None else endpoints[0].app_id if endpoints else 0
@@ -77,16 +75,15 @@ class FlowLog:
     def outside(self, flow: Flow, client: Address, verdict: Outside) -> None:
         """A connection to the host's network."""
         self.counts["allowed"] += 1
-        if self.followed or verdict.dry_run:
+        if self._is_told(flow, client, verdict):
             self._emit(flow, client, "allowed", verdict, More(transport="tcp"))
 
     def refused(self, flow: Flow, client: Address, verdict: Verdict, error: int, rule: str) -> None:
         """Nobody is there, or (``rule``) somebody forbids it."""
         what: FlowVerdict = "denied" if rule else "refused"
         self.counts[what] += 1
-        if rule:
-            self._log_once(flow, client, rule, error)
-        if rule or self.followed:
+        news = bool(rule) and self._log_once(flow, client, rule, error)
+        if news or self.followed:
             self._emit(flow, client, what, verdict, More(error=errno.errorcode.get(error, str(error)), rule=rule))
 
     def waiting(self, flow: Flow, verdict: Wait) -> None:
@@ -107,11 +104,20 @@ class FlowLog:
         self.counts["ejections"] += 1
         self._reports.log("backend ejected", vservice=vservice, backend=backend, error=error)
 
-    def _log_once(self, flow: Flow, client: Address, rule: str, error: int, dry_run: bool = False) -> None:
+    def _is_told(self, flow: Flow, client: Address, verdict: Verdict) -> bool:
+        """Whether anybody hears of an allowed connection: who follows, or because a dry run would have denied it."""
+        told = self.followed
+        for name in _dry_run(verdict):
+            self.counts["dry_run_denied"] += 1
+            told = self._log_once(flow, client, name, 0, dry_run=True) or told
+        return told
+
+    def _log_once(self, flow: Flow, client: Address, rule: str, error: int, dry_run: bool = False) -> bool:
+        """Whether this is news. Nobody else is told more often either: a denied program may try again for ever."""
         key = (flow.client.app_id, flow.to, rule, dry_run)
         now = time.monotonic()
         if now - self._logged.get(key, -AGAIN) < AGAIN:
-            return
+            return False
         self._logged.pop(key, None)
         self._logged[key] = now
         if len(self._logged) > REMEMBERED:
@@ -121,12 +127,10 @@ class FlowLog:
             client=str(client), server=str(flow.to), protocol=flow.protocol,
             **({} if dry_run else {"error": errno.errorcode.get(error, str(error))}),
         )  # fmt: skip
+        return True
 
     def _emit(self, flow: Flow, client: Address, what: FlowVerdict, verdict: Verdict, more: More) -> None:
         dry_run = _dry_run(verdict)
-        for name in dry_run:
-            self.counts["dry_run_denied"] += 1
-            self._log_once(flow, client, name, 0, dry_run=True)
         attributes = shown(flow.attributes or {})
         vservice, rule = more.vservice, more.rule
         if isinstance(verdict, Balanced):

@@ -42,6 +42,8 @@ class Path:
 
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:
         """A fresh name for a connection from ``source`` and ``port`` to ``endpoint``."""
+        if len(source) == 16:  # a vservice may lead from one family to the other
+            source = self.client.seen_as(source, endpoint.bound.ip)
         if source is not self.source:
             return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self.destination())
         tail = self.names.get(endpoint.id)

@@ -61,12 +61,10 @@ class Gates:
                 self._listen(key, to)
 
     def _wanted(self) -> dict[_Port, Address]:
-        clusters = self._switch.clusters
         wanted: dict[_Port, Address] = {}
-        for address, cluster in clusters.by_address.items():
-            if cluster.external:
-                for family in (AF_INET, AF_INET6):  # whatever family the virtual address is of
-                    wanted.setdefault((family, address.port), address)
+        for address in self._switch.clusters.external:
+            for family in (AF_INET, AF_INET6):  # whatever family the virtual address is of
+                wanted.setdefault((family, address.port), address)
         return wanted
 
     def _listen(self, key: _Port, to: Address) -> None:

@@ -56,7 +56,7 @@ class Holding:
         """An app's connect(2): it succeeds now, and is decided later."""
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination()
-        unix = sock.unix and not sock.named
+        unix = sock.unix and not sock.named and not self._tcp_only(path)
         held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
         lobby = self.lobby
         if not unix:
@@ -73,6 +73,13 @@ class Holding:
         if end is not None:
             self.hold(end, held, peek)
         return LATER if reply else 0
+
+    def _tcp_only(self, path: Path) -> bool:
+        """Whether a server that may be chosen wants TCP, and no Unix socket."""
+        assert isinstance(path.verdict, Balanced)
+        services = self._switch.services.by_id
+        endpoints = (endpoint for upstream in path.verdict.upstreams for endpoint in upstream.endpoints)
+        return any(e.id in services and services[e.id].tcp_only for e in endpoints)
 
     # -- held
 
@@ -148,7 +155,9 @@ class Holding:
 
     def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
         """Make it the next connection that the service accepts. False: its queue is full."""
-        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, held.flow.client.app_id)
+        app = self._switch.apps.get(held.flow.client.app_id)
+        ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
+        arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)
         if not self._switch.offer(service, arrival):
             return False
         client = self._switch.sockets.by_cookie.get(held.cookie)

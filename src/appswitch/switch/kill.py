@@ -1,13 +1,14 @@
 """Closing established connections that policies now forbid (`--kill`).
 
-The switch keeps no copy of a connected socket, so whoever has one is looked for: in /proc, a few processes at a time
-between other work. shutdown(2) on a duplicate (pidfd_getfd(2)) is what both ends see as the end of the connection.
+The switch keeps no copy of a connected socket, so whoever has one is looked for: in /proc, a few descriptors at a
+time between other work. shutdown(2) on a duplicate (pidfd_getfd(2)) is what both ends see as the end of the connection.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -17,7 +18,7 @@ from appswitch.switch.connections import ends, established
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-PROCESSES = 16  # that are looked at in one go
+BATCH = 256  # descriptors that are looked at in one go
 _BOTH = 2  # SHUT_RDWR
 
 
@@ -28,34 +29,34 @@ def kill_forbidden(switch: Switch, done: Callable[[tuple[ConnectionRow, ...]], N
         done(())
         return
     killed: dict[int, ConnectionRow] = {}
-    processes = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    sockets = _sockets()
 
     def some() -> None:
-        for _ in range(PROCESSES):
-            pid = next(processes, None)
-            if pid is None or len(killed) == len(wanted):
-                done(tuple(killed.values()))
-                return
-            for inode in _close(pid, wanted):
+        batch = list(itertools.islice(sockets, BATCH))
+        for pid, number, inode in batch:
+            if inode in wanted and inode not in killed and _shut(pid, number, inode):
                 killed[inode] = wanted[inode]
-        switch.loop.after(0, some)
+        if batch and len(killed) < len(wanted):
+            switch.loop.after(0, some)
+        else:
+            done(tuple(killed.values()))
 
     some()
 
 
-def _close(pid: int, wanted: Iterable[int]) -> Iterator[int]:
-    try:
-        numbers = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return
-    for number in numbers:
+def _sockets() -> Iterator[tuple[int, int, int]]:
+    """Process, number, inode (0: no socket) of every descriptor of the host."""
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         try:
-            link = os.readlink(f"/proc/{pid}/fd/{number}")
+            numbers = os.listdir(f"/proc/{pid}/fd")
         except OSError:
             continue
-        inode = int(link[8:-1]) if link.startswith("socket:[") else 0
-        if inode in wanted and _shut(pid, int(number), inode):
-            yield inode
+        for number in numbers:
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{number}")
+            except OSError:
+                continue
+            yield pid, int(number), int(link[8:-1]) if link.startswith("socket:[") else 0
 
 
 def _shut(pid: int, number: int, inode: int) -> bool:

@@ -88,10 +88,14 @@ class Outbound:
         else:
             upstream = Upstream(self._to, None, (), _UNNAMED)
         assert upstream is not None
-        held = self._held
-        self._switch.flowlog.allowed(held.flow, held.client, self._verdict, upstream, "splice", held.since)
+        held, log = self._held, self._switch.flowlog
         cluster = self._verdict.cluster if isinstance(self._verdict, Balanced) else None
-        self._switch.splice(held, cluster, upstream.address, self._fd, tcp)
+        try:
+            self._switch.splice(held, cluster, upstream.address, self._fd, tcp)
+        except OSError as problem:
+            log.refused(held.flow, held.client, self._verdict, problem.errno or errno.EIO, "")
+        else:
+            log.allowed(held.flow, held.client, self._verdict, upstream, "splice", held.since)
 
     def _failed(self, error: int) -> None:
         self._stop()

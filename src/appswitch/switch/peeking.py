@@ -13,6 +13,7 @@ from appswitch.routing import l7
 from appswitch.routing.l7 import UNKNOWN, Peeked
 from appswitch.switch.loop import Loop, Timer
 
+LOOKS = 64  # at one connection: who sends byte by byte is decided when the time is over
 LIMIT = 8192  # connections that are held at a time; more are decided by what is known without their first bytes
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLET
 
@@ -44,10 +45,16 @@ class Peeking:
             self._loop.unwatch(number)
             done(fd, peeked)
 
+        looks = 0
+
         def look(_events: int) -> None:
+            nonlocal looks
+            looks += 1
             peeked = _look(fd, peek.bytes)
             if peeked is not None:
                 end(peeked)
+            elif looks == LOOKS:
+                self._loop.rearm(number, 0)
 
         def give_up() -> None:
             if number in self._held and self._held[number][0] is fd:

@@ -64,6 +64,9 @@ def stats(switch: Switch) -> dict[str, float]:
         "held": len(switch.peeking),
         "held_total": switch.peeking.seen,
         "waiting": len(switch.waiting),
+        "splices": len(switch.splicer),
+        "spliced": switch.splicer.spliced_total,
+        "spliced_bytes": switch.splicer.spliced_bytes,
     }
     flows = {f"flows.{verdict}": float(count) for verdict, count in switch.flowlog.counts.items()}
     calls = {f"calls.{name}": count for name, count in switch.dispatch.counts.items()}

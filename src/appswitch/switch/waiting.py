@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
 SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
+SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
 _ON = b"\1\0\0\0"
@@ -69,6 +70,7 @@ class Waiting:
         self._guests: dict[Address, Guest] = {}  # by the actual address of the client's socket
         self._by_app: Counter[int] = Counter()
         self._scheduled = False
+        self._pause = SOON
         switch.table.on_change = self._on_change
         switch.loop.every(1.0, self._expire)
 
@@ -148,12 +150,17 @@ class Waiting:
     def _on_change(self) -> None:
         if not self._scheduled and (self._calls or self._guests):
             self._scheduled = True
-            self._switch.loop.after(SOON, self._look)
+            self._switch.loop.after(self._pause, self._look)
 
     def _look(self) -> None:
         self._scheduled = False
+        began = time.monotonic()
         for parked in list(self._calls):
             self._switch.parking.retry(parked)
+        self._look_at_guests()
+        self._pause = max(SOON, SHARE * (time.monotonic() - began))
+
+    def _look_at_guests(self) -> None:
         for source, guest in list(self._guests.items()):
             try:
                 path = self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid)

@@ -49,7 +49,10 @@ class FakeDaemon:
                     body += connection.recv(1 << 16)
                 method, path, _ = head.split(b" ", 2)
                 self.requests.append((method.decode(), path.decode(), json.loads(body) if body else None))
-                connection.sendall(self._reply())
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.sendall(self._reply())
 
     def _reply(self) -> bytes:
         reply = self.replies.pop(0)

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from appswitch import networks
+from appswitch import networks, paths
 from appswitch.cli import daemon, node
 from appswitch.kernel import features
 
@@ -52,7 +52,7 @@ def test_defaults(ax: Ax, monkeypatch: pytest.MonkeyPatch) -> None:
         "AX_PORTS": "40000-60000", "AX_REST_PORT": "6664", "AX_TRANSPORT": "unix", "AX_IDLE_EXIT": "0",
         "AX_DNS": "1", "AX_DNS_DOMAIN": "appswitch.local",
         "AX_POOLS": "10.199.0.0/16,fd61:7070::/64", "AX_POOLS_GIVEN": "0",
-        "AX_USER_NETWORKS": networks.DEFAULT_USER_NETWORKS,
+        "AX_USER_NETWORKS": networks.DEFAULT_USER_NETWORKS, "AX_STATE_DIR": "/r", "AX_CLEAN": "0",
         "AX_LOG_FORMAT": "console", "AX_LOG_LEVEL": "info",
     }  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_all_options(ax: Ax, tmp_path: Path) -> None:
         "50000,40000-40010", "--rest-port", "0", "--rest-token-file", str(token), "--transport", "tcp", "--idle-exit",
         "0.5", "--log-format", "json", "--log-level", "debug", "--no-dns", "--dns-domain", "Apps.Example.",
         "--dns-servers", "10.0.0.2, [fd00:0::2]:5353,fd00::3", "--pools", "10.99.0.0/16, FD99::/64",
-        "--user-networks", "10.0.0.0/8,192.0.2.1",
+        "--user-networks", "10.0.0.0/8,192.0.2.1", "--state-dir", "s", "--clean",
     )  # fmt: skip
     assert done.output == ""
     assert ax.keeper == {
@@ -75,6 +75,7 @@ def test_all_options(ax: Ax, tmp_path: Path) -> None:
         "AX_DNS_SERVERS": "10.0.0.2:53,[fd00::2]:5353,[fd00::3]:53",
         "AX_POOLS": "10.99.0.0/16,fd99::/64", "AX_POOLS_GIVEN": "1", "AX_USER_NETWORKS": "10.0.0.0/8,192.0.2.1/32",
         "AX_IDLE_EXIT": "0.5", "AX_LOG_FORMAT": "json", "AX_LOG_LEVEL": "debug",
+        "AX_STATE_DIR": str(Path("s").absolute()), "AX_CLEAN": "1",
     }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def test_command_line_then_environment_then_file(ax: Ax, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("frobnicate = 'x'", "there is no option 'frobnicate'; there are cluster, dns, dns-domain,"),
+        ("frobnicate = 'x'", "there is no option 'frobnicate'; there are clean, cluster, dns, dns-domain,"),
         ("config = 'x'", "there is no option 'config'"),
         ("cluster =", "Invalid value"),
         ("ports = 'x'", "'x' is neither a port nor a range"),
@@ -295,3 +296,29 @@ def test_low_ports_are_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(node.NodeError, match="port 80: only root"):
         node.ports("80,1024")
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_where_state_is_kept(ax: Ax, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int) -> None:
+    """In the usual place only for the daemon in the usual place."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(paths, "SYSTEM_STATE", str(tmp_path / "lib"))
+    usual = str(tmp_path / "lib") if uid == 0 else str(tmp_path / "home" / "appswitch")
+    env = {"XDG_STATE_HOME": str(tmp_path / "home"), "XDG_RUNTIME_DIR": str(tmp_path)}
+
+    def state(*words: str, **more: str) -> str:
+        done = ax(*words, **env, **more)
+        assert ax.keeper is not None, done.output
+        return ax.keeper["AX_STATE_DIR"]
+
+    assert state() == usual
+    assert Path(usual).stat().st_mode & 0o777 == 0o700
+    place = paths.SYSTEM if uid == 0 else f"{tmp_path}/appswitch"
+    assert state("--run-dir", place) == usual
+    assert state("--run-dir", "/r") == "/r"
+    assert state(AX_RUN_DIR="/r") == "/r"
+    assert state("--run-dir", "/r", "--state-dir", "/s") == state(AX_STATE_DIR="/s") == "/s"
+    monkeypatch.setattr(paths, "SYSTEM_STATE", "/proc/none")
+    env["XDG_STATE_HOME"] = "/proc/none"
+    assert state() == place
+    assert "cannot keep state in /proc/none" in ax(**env).output

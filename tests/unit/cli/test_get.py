@@ -109,10 +109,18 @@ EXPOSED = {"appid": "00000001", "name": None, "internal": 80, "address": "0.0.0.
         ),
         (
             "names",
-            [{"name": "web", "fqdn": "web.x", "addresses": ["10.0.0.1", "fd00::1"], "apps": ["00000001", "0000000a"]}],
             [
-                "NAME  FQDN   ADDRESSES         APPS",
-                "web   web.x  10.0.0.1,fd00::1  00000001,0000000a",
+                {
+                    "name": "web",
+                    "fqdn": "web.x",
+                    "addresses": ["10.0.0.1", "fd00::1"],
+                    "apps": ["00000001", "0000000a"],
+                    "source": "apps",
+                }
+            ],
+            [
+                "NAME  FQDN   ADDRESSES         APPS               SOURCE",
+                "web   web.x  10.0.0.1,fd00::1  00000001,0000000a  apps",
             ],
         ),
         (

@@ -432,9 +432,10 @@ async def test_names(connect: Connect) -> None:
     db = await register(connect(uid=BOB), name="db", ips=["10.1.1.3"])
     await register(connect(uid=BOB), ips=["10.1.1.4"])
     rows = [
-        {"name": "db", "fqdn": "db.appswitch.local", "addresses": ["10.1.1.3"], "apps": [db["appid"]]},
-        {"name": "web", "fqdn": "web.appswitch.local", "addresses": ["10.1.1.1", "10.1.1.2", "fd00::1"],
-         "apps": [one["appid"] for one in web]},
+        {"name": "db", "fqdn": "db.appswitch.local", "source": "apps", "addresses": ["10.1.1.3"],
+         "apps": [db["appid"]]},
+        {"name": "web", "fqdn": "web.appswitch.local", "source": "apps",
+         "addresses": ["10.1.1.1", "10.1.1.2", "fd00::1"], "apps": [one["appid"] for one in web]},
     ]  # fmt: skip
     assert (await connect(uid=0).get("/v1/names")).json() == {"names": rows}
     assert (await connect(uid=BOB).get("/v1/names")).json() == {"names": rows[:1]}

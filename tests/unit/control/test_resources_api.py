@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +12,14 @@ from tests.unit.control.conftest import Connect, until
 from tests.unit.control.fake_switch import FakeSwitch
 
 from appswitch import wire
+from appswitch.control.access import Caller
 from appswitch.control.api.deps import Parts
 from appswitch.control.link import SwitchLink
+from appswitch.control.registry import Registry
 from appswitch.control.resources import service, store
+from appswitch.control.settings import Settings
 from appswitch.model import BackendRow, ConnectionRow
+from appswitch.resources import Policy, Resource
 
 
 def vservice(name: str = "web", /, **spec: Any) -> dict[str, Any]:
@@ -346,6 +353,17 @@ async def test_backends(connect: Connect, switch: FakeSwitch) -> None:
     assert (found["backend"], found["appid"], found["state"]) == ("10.1.0.1:8080", "0000000a", "healthy")
 
 
+async def test_names(connect: Connect) -> None:
+    client = connect(uid=0)
+    await client.post("/v1/apply", json=[vservice(), reference(), reference("wild", network="10.9.4.0/24")])
+    app = (await client.post("/v1/apps", json={"command": ["x"], "name": "web", "ips": ["10.1.0.1"]})).json()
+    names = (await client.get("/v1/names")).json()["names"]
+    assert [(one["name"], one["source"], one["addresses"], one["apps"]) for one in names] == [
+        ("olddb", "reference", ["10.9.0.5"], []),
+        ("web", "vservice", ["10.1.0.100"], [app["appid"]]),
+    ]
+
+
 async def test_described(connect: Connect) -> None:
     document = (await connect().get("/v1/openapi.json")).json()
     schemas = document["components"]["schemas"]
@@ -361,3 +379,63 @@ async def test_described(connect: Connect) -> None:
     text = str(document)
     for used in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert used in schemas
+
+
+async def test_at_the_same_moment(connect: Connect, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a change is being written nobody else gets its addresses and names, and the next one waits."""
+    writing, go_on = threading.Event(), threading.Event()
+    write = parts.resources._store.write
+
+    def slow(*what: Any) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        write(*what)
+
+    monkeypatch.setattr(parts.resources._store, "write", slow)
+    client = connect(uid=0)
+    first = asyncio.create_task(client.post("/v1/vservices", json=vservice(ips=[])))
+    await asyncio.to_thread(writing.wait, 10)
+    second = asyncio.create_task(client.post("/v1/vservices", json=vservice("two", ips=[])))
+    app = await client.post("/v1/apps", json={"command": ["x"], "name": "a"})
+    assert parts.registry.catalog.owners_of_name("web") == {0}
+    assert (await client.get("/v1/vservices")).json() == {"vservices": []}
+    go_on.set()
+    answers = await asyncio.gather(first, second)
+    drawn = [app.json()["app"]["ips"][0], *(one.json()["status"]["ips"][0] for one in answers)]
+    assert len(set(drawn)) == 3
+
+
+async def test_a_daemon_that_ends(connect: Connect, parts: Parts) -> None:
+    parts.registry.stopping = True
+    answer = await connect(uid=0).post("/v1/vservices", json=vservice())
+    assert answer.json()["type"].endswith(":stopping")
+
+
+async def test_what_was_stored_is_told(
+    switch: FakeSwitch, link: SwitchLink, settings: Settings, tmp_path: Path
+) -> None:
+    """Control was restarted: what it reads is what the switch gets."""
+    for found in (["created"] * 3, ["unchanged"] * 3):
+        registry = Registry(link, settings)
+        resources = service.Resources(link, registry, store.Store(tmp_path / "state"))
+        resources.load()
+        everything = [one for part in resources.configuration() for one in (*part.vservices, *part.references)]
+        assert [one.name for one in everything] == ([] if found[0] == "created" else ["web", "olddb"])
+        caller = Caller(uid=0, gid=0, admin=True, writes=True, sees_all=True)
+        outcomes = await resources.change(
+            [service.Put(one) for one in (vservice(ips=[]), policy(), reference())], caller
+        )
+        assert [one.result for one in outcomes] == found
+        resources.close()
+    new = (await resources_of(link, settings, tmp_path, [policy("second")]))[0]
+    assert isinstance(new, Policy)
+    assert new.order == 4  # behind those that were there
+
+
+async def resources_of(link: SwitchLink, settings: Settings, tmp_path: Path, bodies: list[Any]) -> list[Resource]:
+    resources = service.Resources(link, Registry(link, settings), store.Store(tmp_path / "state"))
+    resources.load()
+    caller = Caller(uid=0, gid=0, admin=True, writes=True, sees_all=True)
+    outcomes = await resources.change([service.Put(one) for one in bodies], caller)
+    resources.close()
+    return [one.entry.resource for one in outcomes if one.entry]

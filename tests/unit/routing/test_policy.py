@@ -92,6 +92,7 @@ ATTRIBUTES: list[dict[str, str]] = [
 attributes = st.sampled_from(ATTRIBUTES)
 
 
+@settings(deadline=None)
 @given(some_policies, flows, attributes)
 def test_as_the_rules_say(given_: list[Policy], flow: Any, peeked: dict[str, str]) -> None:
     decision = Policies(given_).decide(*flow, peeked)
@@ -99,6 +100,7 @@ def test_as_the_rules_say(given_: list[Policy], flow: Any, peeked: dict[str, str
     assert decision.dry_run_waits == ()
 
 
+@settings(deadline=None)
 @given(some_policies, flows)
 def test_undecided_only_where_attributes_matter(given_: list[Policy], flow: Any) -> None:
     """But for policies that contradict each other: with every attribute it is denied."""
@@ -113,6 +115,7 @@ def test_undecided_only_where_attributes_matter(given_: list[Policy], flow: Any)
         assert early.allowed is None
 
 
+@settings(deadline=None)
 @given(some_policies, flows)
 def test_undecided_exactly_where_attributes_matter_to_one_policy(given_: list[Policy], flow: Any) -> None:
     kept = [one for one in given_ if not one.l7] + [one for one in given_ if one.l7][:1]
@@ -121,6 +124,7 @@ def test_undecided_exactly_where_attributes_matter_to_one_policy(given_: list[Po
     assert (asked.decide(*flow).allowed is None) == (len(later) == 2)
 
 
+@settings(deadline=None)
 @given(some_policies, flows, st.none() | attributes)
 def test_who_decided(given_: list[Policy], flow: Any, peeked: dict[str, str] | None) -> None:
     decision = Policies(given_).decide(*flow, peeked)
@@ -140,6 +144,7 @@ def test_who_decided(given_: list[Policy], flow: Any, peeked: dict[str, str] | N
         assert len(named) == len(closed)
 
 
+@settings(deadline=None)
 @given(some_policies, flows, attributes)
 def test_dry_run_says_what_would_be(given_: list[Policy], flow: Any, peeked: dict[str, str]) -> None:
     """Nothing is said exactly where all policies together would not have denied more than those that count do."""
@@ -153,6 +158,7 @@ def test_dry_run_says_what_would_be(given_: list[Policy], flow: Any, peeked: dic
         assert would
 
 
+@settings(deadline=None)
 @given(some_policies, flows)
 def test_dry_run_before_attributes_are_known(given_: list[Policy], flow: Any) -> None:
     asked = Policies(given_)
@@ -162,6 +168,7 @@ def test_dry_run_before_attributes_are_known(given_: list[Policy], flow: Any) ->
         assert set(early.dry_run) <= set(later.dry_run) <= {*early.dry_run, *early.dry_run_waits}
 
 
+@settings(deadline=None)
 @given(some_policies, flows, st.none() | attributes)
 def test_other_processes_of_the_app(given_: list[Policy], flow: Any, peeked: dict[str, str] | None) -> None:
     """Where no process is needed each gives the same answer."""
@@ -179,6 +186,7 @@ def test_other_processes_of_the_app(given_: list[Policy], flow: Any, peeked: dic
         assert not next(iter(decisions)).needs_process
 
 
+@settings(deadline=None)
 @given(some_policies, flows, st.none() | attributes)
 def test_the_explanation_is_of_this_decision(given_: list[Policy], flow: Any, peeked: dict[str, str] | None) -> None:
     asked = Policies(given_)
@@ -196,8 +204,8 @@ def test_the_explanation_is_of_this_decision(given_: list[Policy], flow: Any, pe
             assert decision.allowed is None or not any(line == f"policy {name}: matches" for line in lines)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["put", "put", "remove", "reset"]), policies), max_size=20), flows)
-@settings(max_examples=200)
 def test_only_what_is_there_counts_and_not_how_it_came(history: list[tuple[str, Policy]], flow: Any) -> None:
     asked, now = Policies(), {}
     for what, policy in history:
@@ -222,7 +230,7 @@ def test_only_what_is_there_counts_and_not_how_it_came(history: list[tuple[str, 
     for name in now:
         asked.remove(name)
     filed = [*asked._closers.values(), asked._clients, asked._closed_clients]
-    filed += [i for one in (asked._lookup, asked._processes_lookup) for group in one._groups.values() for i in group]
+    filed += [*asked._lookup._sides, *asked._processes_lookup._sides]
     assert not any(len(index) or index._tables for index in filed)
 
 

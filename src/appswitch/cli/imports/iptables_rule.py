@@ -218,8 +218,6 @@ _INEXPRESSIBLE = {
     "--ctdir": "the state of connections is not looked at",
     "--ctexpire": "the state of connections is not looked at",
     "--ctproto": "the state of connections is not looked at",
-    "--icmp-type": packetfilter.PROTOCOL,
-    "--icmpv6-type": packetfilter.PROTOCOL,
 }
 _CONDITIONS: dict[str, Callable[[_Reader, Option], None]] = {
     "-p": _Reader.protocol,
@@ -243,13 +241,13 @@ _CONDITIONS: dict[str, Callable[[_Reader, Option], None]] = {
     "--every": _Reader.every,
     "--rcheck": _Reader.recent,
     "--update": _Reader.counted,
-    "--hitcount": _Reader.counted,
     "--remove": _Reader.counted,
     "--comment": _Reader.comment,
     **dict.fromkeys(_INEXPRESSIBLE, _Reader.inexpressible),
 }
 # They say more about an option beside them.
 _DETAILS_WORDS = """
+--icmp-type --icmpv6-type --hitcount --rttl
 --mode --packet --name --seconds --reap --rsource --mask --set --limit-iface-in --limit-iface-out
 """
 _DETAILS = frozenset(_DETAILS_WORDS.split())

@@ -92,11 +92,11 @@ def _pieces(entries: Sequence[Entry], scope: Scope) -> list[Piece]:
 
 def _open(entries: Sequence[Entry]) -> list[Piece]:
     regions = _Regions(entries)
-    return [
-        _denial(entry, entry.verdict.error, regions)
-        for entry in entries
-        if isinstance(entry.verdict, Deny) and entry.effective
-    ]
+    found: list[Piece] = []
+    for entry in entries:
+        if isinstance(entry.verdict, Deny) and entry.effective:
+            found.append(_denial(entry, entry.verdict.error, regions, found))
+    return found
 
 
 def _closed(entries: Sequence[Entry], last: Entry, error: ErrorName, scope: Scope) -> list[Piece]:
@@ -111,7 +111,7 @@ def _closed(entries: Sequence[Entry], last: Entry, error: ErrorName, scope: Scop
         if entry.verdict.error == error and not boxes.intersect(entry.effective, wanted):
             silent += entry.effective
         else:
-            found.append(_denial(entry, entry.verdict.error, regions))
+            found.append(_denial(entry, entry.verdict.error, regions, found))
     closed = boxes.merge(silent)
     for entry in accepts:
         region = entry.effective if boxes.intersect(entry.match, closed) else entry.match
@@ -134,9 +134,10 @@ def _exact(entries: Sequence[Entry], scope: Scope) -> list[Piece]:
     return found + _closing(found, scope, error, denials[-1].rule)
 
 
-def _denial(entry: Entry, error: ErrorName, regions: _Regions) -> Piece:
-    """With the rule's own words, if all of that is denied with this error."""
-    whole = boxes.within(entry.match, regions.denied[error])
+def _denial(entry: Entry, error: ErrorName, regions: _Regions, before: Sequence[Piece]) -> Piece:
+    """With the rule's own words, if all of that is denied with this error, or by a policy before: its error is told."""
+    denied = regions.denied[error]
+    whole = boxes.within(boxes.subtract(entry.match, denied), tuple(box for piece in before for box in piece.region))
     region = entry.match if whole else _widened(entry.effective, regions.denied[error])
     return Piece("deny", region, error, entry.rule)
 

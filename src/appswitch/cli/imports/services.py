@@ -41,10 +41,8 @@ class _Path(NamedTuple):
     by: str = ""
 
     def through(self, rule: Rule, in_turn: bool, by: str) -> _Path:
-        """The first comment on certain destinations is the service's."""
-        certain = rule.local or any(
-            box.destination != ranges.ADDRESSES or box.ports != ranges.PORTS for box in rule.match
-        )
+        """The first comment on certain ports is the service's."""
+        certain = any(box.ports not in (ranges.PORTS, ranges.TCP, ranges.UDP) for box in rule.match)
         comment = self.comment or (rule.comment if certain else "")
         return _Path(self.local or rule.local, self.affinity or rule.affinity, comment, in_turn, by)
 
@@ -167,6 +165,7 @@ class _Place(NamedTuple):
     """What is connected to."""
 
     address: str  # "": every address of the node
+    node: bool  # it is one of the node's
     port: int
     udp: bool
 
@@ -182,7 +181,7 @@ class _Balanced(NamedTuple):
 
 def services(bases: Sequence[Base], names: Names, report: Report) -> list[VService]:
     """The vservices of all base chains; what is in several of them is one."""
-    found: dict[tuple[str, _Balanced], dict[int, _Found]] = {}
+    found: dict[tuple[str, bool, _Balanced], dict[int, _Found]] = {}
     taken: dict[tuple[str, int], _Balanced] = {}
     for base in bases:
         walk = _Translation(base, report)
@@ -198,10 +197,10 @@ def services(bases: Sequence[Base], names: Names, report: Report) -> list[VServi
                 why = "a port of a vservice is one for TCP and UDP, and for whoever connects"
                 report.leave_out(first.rule.where, first.rule.text, why)
             else:
-                found.setdefault((place.address, balanced), {}).setdefault(place.port, first)
+                found.setdefault((place.address, place.node, balanced), {}).setdefault(place.port, first)
     return [
-        _service(address, balanced, some, names)
-        for (address, balanced), ports in found.items()
+        _service(address, node, balanced, some, names)
+        for (address, node, balanced), ports in found.items()
         for some in _chunks(list(ports.items()))
     ]
 
@@ -218,7 +217,7 @@ def _places(found: Iterable[_Found], base: Base, report: Report) -> dict[_Place,
         if why:
             report.leave_out(one.rule.where, one.rule.text, why)
             continue
-        if _node(one) and not one.path.local:
+        if _wide(one) and not one.path.local:
             report.leave_out(one.rule.where, one.rule.text, "only at addresses of this node: nothing is forwarded")
         for place in _places_of(one):
             parts = places.setdefault(place, [])
@@ -228,14 +227,18 @@ def _places(found: Iterable[_Found], base: Base, report: Report) -> dict[_Place,
 
 
 def _places_of(one: _Found) -> Iterable[_Place]:
-    for address in [""] if _node(one) else ranges.addresses(one.box.destination, MAX_ADDRESSES) or ():
+    node = one.path.local or _wide(one)
+    for address in [""] if _wide(one) else ranges.addresses(one.box.destination, MAX_ADDRESSES) or ():
         for low, high in one.box.ports:
             for number in range(low, high + 1):
-                yield _Place(address, number % ranges.UDP_OFFSET, number >= ranges.UDP_OFFSET)
+                yield _Place(address, node, number % ranges.UDP_OFFSET, number >= ranges.UDP_OFFSET)
 
 
-def _node(one: _Found) -> bool:
-    return one.path.local or one.box.destination in (ranges.V4, ranges.V6, ranges.ADDRESSES)
+def _wide(one: _Found) -> bool:
+    """Whether no certain addresses are meant: all there are, or all that the node has."""
+    if one.box.destination in (ranges.V4, ranges.V6, ranges.ADDRESSES):
+        return True
+    return one.path.local and ranges.size(one.box.destination) > MAX_ADDRESSES
 
 
 def _obstacle(one: _Found, base: Base) -> str:
@@ -244,11 +247,11 @@ def _obstacle(one: _Found, base: Base) -> str:
         return "a vservice is the same for every client"
     if one.box.uids != ranges.UIDS:
         return "a vservice is the same for every user"
-    if _node(one) and base.outgoing and not one.path.local:
+    if _wide(one) and base.outgoing and not one.path.local:
         return "a vservice for every address there is: name the addresses"
     if one.ports > 2 * MAX_PORTS:
         return f"a vservice for more than {MAX_PORTS} ports"
-    if _node(one):
+    if _wide(one):
         return ""
     found = ranges.addresses(one.box.destination, MAX_ADDRESSES)
     if found is None:
@@ -267,7 +270,7 @@ def _balanced(parts: Sequence[_Found], place: _Place) -> _Balanced:
     return _Balanced(tuple(shares.items()), any(part.path.affinity for part in parts), path.in_turn, path.by)
 
 
-def _service(address: str, balanced: _Balanced, ports: dict[int, _Found], names: Names) -> VService:
+def _service(address: str, node: bool, balanced: _Balanced, ports: dict[int, _Found], names: Names) -> VService:
     comment = next((one.path.comment for one in ports.values() if one.path.comment), "")
     name = names.give(comment.removesuffix(" cluster IP") or f"{address or 'node'}-{min(ports)}")
     backends, even = _weighted(balanced)
@@ -278,7 +281,7 @@ def _service(address: str, balanced: _Balanced, ports: dict[int, _Found], names:
         ports=tuple(ServicePort(port, port) for port in sorted(ports)),
         backends=backends,
         lbtype="RingHash" if by_client else _lbtype(balanced, even),
-        external=not address,
+        external=node,
         source_ip=balanced.sticky and not by_client,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -13,7 +12,9 @@ from appswitch.address import ANY4, ANY6, Address, ip_bytes
 from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
 from appswitch.control.api.views import AppId, Proto, View
 from appswitch.control.pools import addresses_of
+from appswitch.control.resources.catalog import addresses
 from appswitch.model import AppSpec, Expose, ServerRow
+from appswitch.resources import Resource, VService
 
 router = APIRouter(prefix="/v1", tags=["network"], responses=RESPONSES)
 
@@ -23,8 +24,9 @@ class Name(View):
 
     name: str
     fqdn: str = Field(description="With the domain of the daemon's DNS server.")
-    addresses: list[str] = Field(description="Virtual addresses of its apps, IPv4 first.")
-    apps: list[AppId]
+    source: Literal["apps", "vservice", "reference"] = Field(description="Who says so: what is configured goes first.")
+    addresses: list[str] = Field(description="What it resolves to, IPv4 first.")
+    apps: list[AppId] = Field(description="That are called so.")
 
 
 class Names(View):
@@ -34,10 +36,10 @@ class Names(View):
 
 
 class Pool(View):
-    """A network from which apps with a name alone get their addresses."""
+    """A network from which apps with a name alone, and vservices without addresses, get them."""
 
     network: str
-    used: int = Field(description="Addresses of it that apps have, drawn or not.")
+    used: int = Field(description="Addresses of it that apps and services have, drawn or not.")
     size: int = Field(description="Addresses that can be drawn.")
     source: Literal["given", "chosen"] = Field(description="By --pools, or by the daemon: a network the host has not.")
 
@@ -67,25 +69,33 @@ class AllExposed(View):
 
 @router.get("/names")
 async def list_names(parts: TheParts, caller: TheCaller) -> Names:
-    """Every name of apps that you may see."""
-    found: dict[str, list[AppSpec]] = {}
+    """Every name of apps, vservices and references that you may see."""
+    apps: dict[str, list[AppSpec]] = {}
     for app in parts.registry.apps():
         if app.name is not None and caller.sees(app):
-            found.setdefault(app.name, []).append(app)
-    return Names(names=[_name(name, apps, parts.settings.dns_domain) for name, apps in sorted(found.items())])
+            apps.setdefault(app.name, []).append(app)
+    entries = [one.resource for one in parts.resources.catalog.entries() if caller.sees_owner(one.resource.uid)]
+    configured = {one.name: one for one in entries if addresses(one)}
+    names = sorted(apps.keys() | configured.keys())
+    domain = parts.settings.dns_domain
+    return Names(names=[_name(f"{name}.{domain}", apps.get(name, []), configured.get(name)) for name in names])
 
 
-def _name(name: str, apps: list[AppSpec], domain: str) -> Name:
-    addresses = sorted({ipaddress.ip_address(ip) for app in apps for ip in app.ips}, key=lambda ip: (ip.version, ip))
+def _name(fqdn: str, apps: list[AppSpec], configured: Resource | None) -> Name:
+    ips = addresses(configured) if configured else tuple(ip for app in apps for ip in app.ips)
     return Name(
-        name=name, fqdn=f"{name}.{domain}", addresses=list(map(str, addresses)), apps=[app.appid for app in apps]
+        name=fqdn.partition(".")[0],
+        fqdn=fqdn,
+        source="apps" if configured is None else "vservice" if isinstance(configured, VService) else "reference",
+        addresses=list(map(str, sorted(addresses_of(ips), key=lambda ip: (ip.version, ip)))),
+        apps=[app.appid for app in apps],
     )
 
 
 @router.get("/pools")
 async def list_pools(parts: TheParts, _: TheCaller) -> Pools:
     """Where addresses are drawn from, and how many are left."""
-    taken = addresses_of(ip for app in parts.registry.apps() for ip in app.ips)
+    taken = addresses_of(ip for app in parts.registry.apps() for ip in app.ips) | parts.resources.catalog.taken()
     source: Literal["given", "chosen"] = "given" if parts.settings.pools_given else "chosen"
     return Pools(
         pools=[

@@ -20,9 +20,12 @@ from appswitch.control.dns.resolver import Resolver
 from appswitch.control.dns.server import Port
 from appswitch.control.dns.servicenames import ServiceNames
 from appswitch.control.dns.upstream import ResolvConf, Servers
-from appswitch.control.dns.zone import Source, Zone
+from appswitch.control.dns.zone import Zone
 from appswitch.control.link import Event, SwitchLink
+from appswitch.control.resources.catalog import Catalog
+from appswitch.control.resources.names import Names, ports_of
 from appswitch.control.settings import Settings
+from appswitch.resources import Resource
 from appswitch.wire import AppChanged, AppGone, NameServer, ServerDown, ServerUp
 
 MAX_WAITING = 256  # name servers of apps that are not known yet
@@ -34,8 +37,9 @@ _log = structlog.get_logger(part="dns")
 class Dns:
     """Made before the link connects: the switch then sends sockets to a place that is there. Raises OSError."""
 
-    def __init__(self, link: SwitchLink, settings: Settings, sources: Iterable[Source] = ()) -> None:
+    def __init__(self, link: SwitchLink, settings: Settings, catalog: Catalog) -> None:
         self._link = link
+        self._catalog = catalog
         self._intake = Intake(settings.run_dir.dns, self._take)
         self._names = ServiceNames()
         self._apps = Apps(self._names.get)
@@ -44,7 +48,7 @@ class Dns:
             servers = lambda: given  # noqa: E731 - a constant, where the other one looks at a file
         self._cache = cache = Cache()
         self._forwarder = Forwarder(servers, cache, time.monotonic)
-        zone = Zone(settings.dns_domain, self._apps, sources)
+        zone = Zone(settings.dns_domain, Names(catalog, self._names.get), self._apps)
         self._resolver = Resolver(zone, cache, self._forwarder, link.permit, time.monotonic)
         self._desks: dict[int, Desk] = {}
         self._ports: dict[tuple[int, str], Port] = {}
@@ -53,6 +57,7 @@ class Dns:
     async def run(self) -> None:
         """Serve until cancelled."""
         self._intake.start()
+        self.changed([entry.resource for entry in self._catalog.entries()])
         try:
             while not self._link.stopping:
                 await self._follow()
@@ -60,8 +65,11 @@ class Dns:
         finally:
             await self._close()
 
-    def changed(self) -> None:
-        """A source has other names or addresses now."""
+    def changed(self, resources: Iterable[Resource]) -> None:
+        """These are new, different or gone."""
+        for port in {one.port for resource in resources for one in ports_of(resource)}:
+            self._names.learn(port, "tcp")
+            self._names.learn(port, "udp")
         self._resolver.changed()
 
     def cached(self) -> int:

@@ -3,10 +3,10 @@
 ==========================  ========================================================================================
 name                        records
 ==========================  ========================================================================================
-NAME, NAME.DOMAIN           A and AAAA of every app of that name, and of every other source's
-_PORT._tcp.NAME[.DOMAIN]    SRV (RFC 2782) where such an app listens; also by the service's name (_http)
+NAME, NAME.DOMAIN           A and AAAA of the vservice or reference of that name, else of every app
+_PORT._tcp.NAME[.DOMAIN]    SRV (RFC 2782) of its ports, or where such an app listens; also by a service's name (_http)
 DOMAIN                      SOA, NS
-D.C.B.A.in-addr.arpa        PTR to NAME.DOMAIN, if A.B.C.D is an app's address; so for ip6.arpa
+D.C.B.A.in-addr.arpa        PTR to NAME.DOMAIN, if A.B.C.D is the address of one of them; so for ip6.arpa
 localhost, *.localhost      the app's own loopback: RFC 6761 section 6.3
 ==========================  ========================================================================================
 
@@ -34,7 +34,6 @@ import dns.rrset
 
 from appswitch import model
 from appswitch.control.dns.answer import Answer, RRsets
-from appswitch.control.dns.apps import Apps
 from appswitch.control.dns.asker import Asker, Labels
 
 TTL = 5  # seconds: an app that has gone is asked for no longer than that
@@ -49,19 +48,30 @@ Records = list[dns.rdata.Rdata]
 
 
 class Source(Protocol):
-    """Something that has names beside the apps."""
+    """Something that has names, as ``asker`` sees them. Labels are in lower case."""
 
     def addresses(self, name: bytes, asker: Asker) -> Sequence[str] | None:
-        """Of ``name``, a label in lower case, as ``asker`` sees it; None if there is no such name."""
+        """None if there is no such name."""
+
+    def ports(self, name: bytes, proto: model.Protocol, service: bytes | None, asker: Asker) -> Sequence[int]:
+        """Of a service by its number or name, or (None) all."""
+
+    def owned(self, labels: Labels) -> bool:
+        """Whether a name of in-addr.arpa or ip6.arpa is that of an address of somebody."""
+
+    def names(self, labels: Labels, asker: Asker) -> Sequence[bytes]:
+        """What is called so at that address."""
 
 
 class Zone:
-    """``domain`` in lower case. Who changes a source tells the resolver to forget what it has written."""
+    """``domain`` in lower case. Of ``sources`` the first that knows a name says what it is.
 
-    def __init__(self, domain: str, apps: Apps, sources: Iterable[Source] = ()) -> None:
+    Who changes a source tells the resolver to forget what it has written.
+    """
+
+    def __init__(self, domain: str, *sources: Source) -> None:
         self.origin = dns.name.from_text(domain)
-        self._apps = apps
-        self._sources: tuple[Source, ...] = (apps, *sources)
+        self._sources = sources
         self._domain: Labels = self.origin.labels[:-1]
 
     def find(self, asker: Asker, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Answer | None:
@@ -74,7 +84,8 @@ class Zone:
         if labels[-1:] == (b"localhost",):
             return self._answer(asker, (name, rdtype), _addresses(_LOOPBACK), _last(name, 1))
         if labels[-1:] == (b"arpa",):
-            return self._reverse(asker, (name, rdtype), labels) if self._apps.owned(labels) else None
+            ours = any(source.owned(labels) for source in self._sources)
+            return self._reverse(asker, (name, rdtype), labels) if ours else None
         return self._bare(asker, (name, rdtype), labels)
 
     def _bare(self, asker: Asker, question: Question, labels: Labels) -> Answer | None:
@@ -86,7 +97,7 @@ class Zone:
         return self._answer(asker, question, self._named(asker, labels), _last(question[0], 1))
 
     def _reverse(self, asker: Asker, question: Question, labels: Labels) -> Answer:
-        names = self._apps.names(labels, asker)
+        names = list(dict.fromkeys(name for source in self._sources for name in source.names(labels, asker)))
         records: Records = [
             dns.rdtypes.ANY.PTR.PTR(_IN, dns.rdatatype.PTR, dns.name.Name((name, *self.origin.labels)))
             for name in names[:MAX_ADDRESSES]
@@ -123,18 +134,24 @@ class Zone:
         if proto is None:
             return None
         if len(labels) == 2:  # between a name and its services: it exists, and has nothing (RFC 8020)
-            return [] if self._apps.ports(name, proto, None, asker) else None
+            return [] if self._ports(name, proto, None, asker) else None
         if not labels[0].startswith(b"_"):
             return None
         target = dns.name.Name((name, *self.origin.labels))
-        ports = self._apps.ports(name, proto, labels[0][1:], asker)
+        ports = self._ports(name, proto, labels[0][1:], asker)
         return [dns.rdtypes.IN.SRV.SRV(_IN, dns.rdatatype.SRV, 0, 0, port, target) for port in ports] or None
 
     def _of_sources(self, name: bytes, asker: Asker) -> tuple[str, ...] | None:
-        found = [one for source in self._sources if (one := source.addresses(name, asker)) is not None]
-        if not found:
-            return None
-        return tuple(dict.fromkeys(ip for one in found for ip in one))[:MAX_ADDRESSES]
+        found = (source.addresses(name, asker) for source in self._sources)
+        first = next((one for one in found if one is not None), None)
+        return None if first is None else tuple(first)[:MAX_ADDRESSES]
+
+    def _ports(self, name: bytes, proto: model.Protocol, service: bytes | None, asker: Asker) -> Sequence[int]:
+        """Of whoever the name is."""
+        for source in self._sources:
+            if source.addresses(name, asker) is not None:
+                return source.ports(name, proto, service, asker)
+        return ()
 
     def _apex(self) -> Records:
         return [self._soa(self.origin), dns.rdtypes.ANY.NS.NS(_IN, dns.rdatatype.NS, self.origin)]

@@ -103,9 +103,10 @@ def parse(body: object) -> Document:
     """A document of any kind. Raises ProblemError with every field at fault."""
     if not isinstance(body, Mapping):
         raise invalid([{"path": [], "detail": "a document is an object with kind, metadata and spec"}])
-    model = _MODELS.get(body.get("kind"))  # type: ignore[arg-type] # whatever it is
+    kind = body.get("kind")
+    model = next((_MODELS[one] for one in KINDS if one == kind), None)
     if model is None:
-        found = f"{body['kind']!r} is none" if "kind" in body else "Field required"
+        found = f"{kind!r} is none" if "kind" in body else "Field required"
         raise invalid([{"path": ["kind"], "detail": f"{found}: there are {', '.join(KINDS)}"}])
     try:
         return model.model_validate(body)

@@ -23,9 +23,9 @@ from appswitch.control.resources.store import Store, StoreError
 from appswitch.model import ConnectionRow
 from appswitch.resources import KINDS, Kind, Policy, Reference, Resource, VService
 
-CHUNK = 2000  # resources of one message to the switch
+CHUNK = 250  # resources of one message to the switch
 CHUNK_BYTES = 8 << 20  # and roughly their bytes: `wire.MAX_FRAME` is far
-TURN = 64  # documents that are judged before others have their turn
+TURN = 0.02  # seconds of judging after which others have their turn
 
 Result = Literal["created", "changed", "unchanged", "deleted", "rejected"]
 
@@ -125,9 +125,11 @@ class Resources:
         outcomes: list[Outcome] = []
         seen: set[Key] = set()
         judge = Judge(draft, self._registry.claims, self._registry.apps(), caller)
-        for number, change in enumerate(changes):
-            if number and number % TURN == 0:
+        begun = time.monotonic()
+        for change in changes:
+            if time.monotonic() - begun > TURN:
                 await asyncio.sleep(0)
+                begun = time.monotonic()
                 judge = Judge(draft, self._registry.claims, self._registry.apps(), caller)
             outcomes.append(self._judge_one(draft, judge, change, caller, seen))
         return outcomes

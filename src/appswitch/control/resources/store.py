@@ -18,7 +18,7 @@ import structlog
 
 from appswitch.control.resources.catalog import Entry, Key
 from appswitch.paths import STATE
-from appswitch.resources import Kind, Policy, Reference, Resource, VService
+from appswitch.resources import Policy, Reference, Resource, VService
 
 APPLICATION_ID = 0x61787377  # "axsw": what makes an SQLite file ours, PRAGMA application_id
 BUSY = 3.0  # seconds that a predecessor may take to end
@@ -39,8 +39,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID
     """,
 )
-_TYPES: dict[str, type[Resource]] = {"VService": VService, "Policy": Policy, "Reference": Reference}
-_ENVELOPE = ("name", "uid", "order")  # of a value, but columns of their own
+# A value in JSON, name and owner included; a field that a later version adds has its default.
+_DECODERS: dict[str, msgspec.json.Decoder[Resource]] = {
+    kind.__name__: msgspec.json.Decoder(kind) for kind in (VService, Policy, Reference)
+}
 
 _log = structlog.get_logger(part="store")
 
@@ -122,6 +124,7 @@ def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check(database)  # before anything is written
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN EXCLUSIVE")  # the lock is taken now, and kept
@@ -133,7 +136,8 @@ def _open(path: str) -> sqlite3.Connection:
     return database
 
 
-def _migrate(database: sqlite3.Connection) -> None:
+def _check(database: sqlite3.Connection) -> None:
+    """Raises sqlite3.Error, _RefusedError."""
     ours, version, pages = (_pragma(database, name) for name in ("application_id", "user_version", "page_count"))
     if ours != APPLICATION_ID and (ours or version or _tables(database)):
         raise _RefusedError("it is not a state of this daemon's")
@@ -141,6 +145,12 @@ def _migrate(database: sqlite3.Connection) -> None:
         raise _RefusedError(f"it has version {version}, of a newer daemon; this one knows {len(MIGRATIONS)}")
     if pages and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise _RefusedError(found)
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    version = _pragma(database, "user_version")
+    if version == len(MIGRATIONS):
+        return
     for migration in MIGRATIONS[version:]:
         database.execute(migration)
     database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
@@ -156,20 +166,15 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _row(entry: Entry) -> Sequence[Any]:
-    resource = entry.resource
-    spec = {name: value for name, value in msgspec.to_builtins(resource).items() if name not in _ENVELOPE}
     kind, name = entry.key
-    text = msgspec.json.encode(spec).decode()
-    return kind, name, resource.uid, entry.created, entry.generation, entry.order, int(entry.drawn), text
+    spec = msgspec.json.encode(entry.resource).decode()
+    return kind, name, entry.resource.uid, entry.created, entry.generation, entry.order, int(entry.drawn), spec
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     """Raises msgspec.MsgspecError, KeyError, TypeError."""
-    kind: Kind
-    kind, name, uid, created, generation, sequence, drawn, text = row
-    spec = msgspec.json.decode(text)
-    envelope = {"name": name, "uid": uid} | ({"order": sequence} if kind == "Policy" else {})
-    resource = msgspec.convert({**spec, **envelope}, _TYPES[kind])
+    kind, _, _, created, generation, sequence, drawn, spec = row
+    resource = _DECODERS[kind].decode(spec)
     return Entry(resource=resource, created=created, generation=generation, order=sequence, drawn=bool(drawn))
 
 

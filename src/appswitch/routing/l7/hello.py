@@ -11,6 +11,8 @@ from appswitch.routing.l7.reading import Reader
 # RFC 8446 section 4.2, RFC 6066 section 3, RFC 7301 section 3.1
 SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS = 0, 13, 16, 43
 
+MAX_EXTENSIONS = 256  # that a hello may have; browsers send twenty
+MAX_PROTOCOLS = 256  # that ALPN may list
 HOST_NAME = 0  # RFC 6066 section 3
 GREASE = frozenset(0x0A0A + 0x1010 * n for n in range(16))  # RFC 8701 section 2: 0x0a0a, 0x1a1a … 0xfafa
 _EXTENSION = struct.Struct("!HH")  # type, length
@@ -59,7 +61,7 @@ def _extensions(reader: Reader) -> dict[int, bytes]:
     at = 0
     while at + _EXTENSION.size <= len(data):
         kind, length = _EXTENSION.unpack_from(data, at)
-        if kind in found:
+        if kind in found or len(found) == MAX_EXTENSIONS:
             raise MalformedError
         at += _EXTENSION.size + length
         found[kind] = data[at - length : at]
@@ -97,8 +99,9 @@ def _alpn(data: bytes | None) -> tuple[bytes, ...]:
     if data is None:
         return ()
     listed = Reader(data, 0, len(data)).vector(2)
-    names, at = [], 0
-    while at < len(listed):
+    names: list[bytes] = []
+    at = 0
+    while at < len(listed) and len(names) < MAX_PROTOCOLS:
         end = at + 1 + listed[at]
         names.append(listed[at + 1 : end])
         at = end

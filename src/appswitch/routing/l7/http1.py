@@ -4,7 +4,7 @@ Written here rather than with h11 or httptools. Those are made for servers, whic
 nothing at all about one with two Host lines or a space in a header's name, and httptools (llhttp) stops at the first
 line that it dislikes and drops the one before it, too. What stands behind us may be more lenient (nginx leaves such
 lines out and serves the rest), and a request that could make itself unreadable would go past every rule. Here what can
-be read is read, line by line, in the time of httptools and a fifteenth of h11's; the tests compare it with h11.
+be read is read, line by line; the tests compare it with h11.
 """
 
 from __future__ import annotations

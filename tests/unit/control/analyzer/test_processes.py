@@ -67,7 +67,11 @@ def test_what_a_process_uses(start: Start) -> None:
     assert greedy.resident - idle.resident > 35 << 20
     assert greedy.anonymous - idle.anonymous > 35 << 20
     assert greedy.data - idle.data > 35 << 20
-    assert idle.cpu > 0
+
+
+def test_cpu_time(start: Start) -> None:
+    busy = f"import time\nwhile time.process_time() < 0.2: pass\n{IDLE}"
+    assert 0.15 < look(start(busy)).cpu < 5
 
 
 def test_threads_and_children(start: Start) -> None:

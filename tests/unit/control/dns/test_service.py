@@ -28,6 +28,8 @@ from appswitch.control.dns.intake import Intake
 from appswitch.control.dns.service import Dns
 from appswitch.control.dns.servicenames import ServiceNames
 from appswitch.control.link import SwitchLink
+from appswitch.control.pools import Pools
+from appswitch.control.resources.catalog import Catalog
 from appswitch.control.settings import Settings, SettingsError, from_environ
 from appswitch.model import AppRow
 from appswitch.paths import RunDir
@@ -164,7 +166,7 @@ async def test_what_cannot_be_used_is_closed(taken: Taken, tmp_path: Path, what:
 @asynccontextmanager
 async def serving(link: SwitchLink, settings: Settings) -> AsyncIterator[Dns]:
     before = descriptors()
-    one = Dns(link, settings)
+    one = Dns(link, settings, Catalog(Pools(settings.pools)))
     task = asyncio.create_task(one.run())
     await asyncio.sleep(0)
     try:

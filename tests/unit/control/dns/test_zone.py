@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.reversename
 import pytest
 from tests.unit.control.dns.builders import SOMEBODY, app, apps, listener, texts, texts_of
 
@@ -12,7 +15,11 @@ from appswitch.control.dns.answer import Answer
 from appswitch.control.dns.apps import Apps
 from appswitch.control.dns.asker import Asker, asker
 from appswitch.control.dns.zone import MAX_ADDRESSES, TTL, Zone
+from appswitch.control.pools import Pools
+from appswitch.control.resources.catalog import Catalog, Entry
+from appswitch.control.resources.names import Names
 from appswitch.model import AppPhase, AppRow
+from appswitch.resources import Policy, Reference, Resource, ServicePort, VService
 
 
 def some() -> Apps:
@@ -157,14 +164,60 @@ def test_what_is_only_registered_is_not_there() -> None:
     assert texts(find("web", zone=zone)) == ["A 10.0.0.1"]
 
 
-def test_other_sources() -> None:
-    class Virtual:
-        def addresses(self, name: bytes, asker: Asker) -> list[str] | None:
-            return {b"web": ["10.9.0.1", "10.0.0.1"], b"vip": ["10.9.0.2"]}.get(name)
+def configured(*resources: Resource) -> Names:
+    catalog = Catalog(Pools(()))
+    for one in resources:
+        catalog.put(Entry(resource=one, created=1.0))
+    called = {(80, "tcp"): "http"}
+    return Names(catalog, lambda port, proto: called.get((port, proto)))
 
-    zone = Zone("appswitch.local", some(), [Virtual()])
+
+def vservice(name: str, *ips: str, ports: Sequence[int] = (80,)) -> VService:
+    return VService(name=name, ips=ips, ports=tuple(ServicePort(port, port) for port in ports))
+
+
+def reference(name: str, network: str, *ports: int) -> Reference:
+    return Reference(name=name, network=network, ports=tuple(ServicePort(port, port) for port in ports), to=())
+
+
+def test_vservices_and_references() -> None:
+    """What is configured has the name, whatever apps are called so; everybody may know it."""
+    there = configured(
+        vservice("web", "10.9.0.1", "fd00::9", ports=(80, 443)),
+        vservice("vip", "10.9.0.2"),
+        reference("old", "10.9.0.3/32", 5432),
+        reference("wild", "10.9.4.0/24"),
+        Policy(name="db", action="deny"),
+    )
+    zone = Zone("appswitch.local", there, some())
+    for name in ("web", "web.appswitch.local"):
+        assert texts(find(name, zone=zone)) == ["A 10.9.0.1"]
+        assert texts(find(name, "AAAA", zone=zone)) == ["AAAA fd00::9"]
     assert texts(find("vip", zone=zone)) == ["A 10.9.0.2"]
-    assert texts(find("web", zone=zone)) == ["A 10.0.0.1", "A 10.0.0.2", "A 10.9.0.1"]
+    assert texts(find("old", "ANY", zone=zone)) == ["A 10.9.0.3"]
+    assert find("wild", zone=zone) is None
+    assert texts(find("1.0.9.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR web.appswitch.local."]
+    assert texts(find("3.0.9.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR old.appswitch.local."]
+    assert texts(find("1.0.0.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR web.appswitch.local."]
+    pointer = dns.reversename.from_address("fd00::9").to_text()
+    assert texts(find(pointer, "PTR", zone=zone)) == ["PTR web.appswitch.local."]
+    assert find("9.10.in-addr.arpa", "PTR", zone=zone) is None
+    assert find("4.0.9.10.in-addr.arpa", "PTR", zone=zone) is None
+    for name in ("_http._tcp.web", "_80._tcp.web.appswitch.local"):
+        assert texts(find(name, "SRV", zone=zone)) == ["SRV 0 0 80 web.appswitch.local."]
+    answer = find("_443._udp.web", "SRV", zone=zone)
+    assert texts(answer) == ["SRV 0 0 443 web.appswitch.local."]
+    assert answer is not None
+    assert [one.to_text() for rrset in answer.additional for one in rrset] == ["10.9.0.1", "fd00::9"]
+    rcode = find("_8080._tcp.web.appswitch.local", "SRV", zone=zone)
+    assert rcode is not None
+    assert rcode.rcode == dns.rcode.NXDOMAIN  # the app of that name listens there
+    assert texts(find("_5432._tcp.old", "SRV", zone=zone)) == ["SRV 0 0 5432 old.appswitch.local."]
+
+
+def test_one_address_of_two_references() -> None:
+    zone = Zone("d", configured(reference("b", "10.9.0.3/32", 1), reference("a", "10.9.0.3/32", 2)), some())
+    assert texts(find("3.0.9.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR a.d.", "PTR b.d."]
 
 
 def test_a_domain_of_one_label() -> None:
