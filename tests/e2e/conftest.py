@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e import postgres
 from e2e.services import Services
 from e2e.world import Bare, Switched, World
 from harness import Addresses, Daemon
@@ -67,6 +68,13 @@ def switched(daemon: Daemon, addresses: Addresses) -> Iterator[Switched]:
     """As `world`, for what only ax can do."""
     with Switched(daemon, addresses) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Path]:
+    """An empty PostgreSQL cluster to be copied: see `postgres.postgres`."""
+    with postgres.template() as path:
+        yield path
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""Connections that begin in odd ways: whatever their first bytes are, all of them arrive, once, at one server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from e2e.services import Services
+from e2e.world import PROGRAMS, PYTHON, Switched
+from harness import App, wait_until
+
+PATIENCE_MS = 1500  # long enough for who sends byte by byte, on a busy machine
+TO_TWO = {
+    "half a request",
+    "64 KiB of header",
+    "64 KiB of cookies",
+    "no UTF-8",
+    "pipelined",
+    "byte by byte",
+    "a hello in ten writes",
+    "a hello in fifty writes",
+    "a hello in ten records",
+    "half-closed",
+    "asks and closes",
+}
+"""What is recognized: the others go to the default."""
+EITHER = {"a hello, byte by byte"}
+"""A Unix socket that nobody reads is writable for poll(2) until some 70 writes are in it, however short they are."""
+
+
+def recorder(world: Switched, word: str) -> App:
+    return world.start(PYTHON, PROGRAMS / "recorder.py", word, "7000", listening=7000)
+
+
+def recorded(app: App) -> list[dict[str, str]]:
+    return [json.loads(line) for line in app.stdout.splitlines()]
+
+
+@pytest.mark.also("tcp")
+def test_nothing_is_lost(switched: Switched, services: Services, kind: str) -> None:
+    switched.transport = "tcp" if kind == "tcp" else ""
+    servers = {word: recorder(switched, word) for word in ("one", "two")}
+    backends = {word: [{"ip": str(server.ip)}] for word, server in servers.items()}
+    routes = [
+        {"match": {"http.path": ["/two/*"]}, "backends": backends["two"]},
+        {"match": {"tls.sni": ["two.test"]}, "backends": backends["two"]},
+    ]
+    ip = services.vservice("odd", *backends["one"], ports="80:7000", routes=routes, peek={"milliseconds": PATIENCE_MS})
+    client = (PYTHON, PROGRAMS / "oddities.py", ip, "80")
+    switched.run(*client, "half-closed", "closes at once")  # what is made when it is needed first
+    services.wait_settled()
+    before = services.descriptors()
+    told = [json.loads(line) for line in switched.run(*client, patience=40).stdout.splitlines()]
+    assert len(told) > 70
+
+    def seen() -> dict[str, tuple[str, dict[str, str]]]:
+        return {row["peer"]: (word, row) for word, server in servers.items() for row in recorded(server)}
+
+    waited = {one["own"] for one in told if not one["name"].startswith("resets")}
+    wait_until(lambda: waited <= seen().keys(), lambda: f"{waited - seen().keys()} of {told}")
+    for one in told:
+        if one["own"] in waited:
+            word, row = seen()[one["own"]]
+            assert (row["bytes"], row["sha256"]) == (one["bytes"], one["sha256"]), (one, row)
+            assert one["greeted"] in ("", word), (one, row)
+            assert one["name"] in EITHER or word == ("two" if one["name"] in TO_TWO else "one"), one
+            assert row["end"] == "eof" or "closes" in one["name"], (one, row)
+    services.wait_settled()
+    wait_until(lambda: services.descriptors() <= before, lambda: f"{services.descriptors()} sockets, {before} before")
