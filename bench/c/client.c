@@ -6,6 +6,8 @@
  *   upload MS             as much as can be written in so many milliseconds, and read by the server
  *   download MS           the other way round
  *
+ * With `http` a connection begins with a request of HTTP, in connections and in rounds; it is echoed as anything else.
+ *
  * Connections go to SPREAD addresses in turn, HOST and those after it: a closed TCP connection keeps its port for a
  * minute, and a client that has used up its ports measures how hard it is to find one. rounds, upload and download
  * also go to a Unix socket at PATH. */
@@ -15,6 +17,16 @@
 static struct sockaddr_in server;
 static struct sockaddr_un door = {.sun_family = AF_UNIX};
 static uint32_t spread, next_one;
+static char echoed[MESSAGE] = {ECHO}, requested[] = "GET /api/items HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
+static char *opening = echoed;
+static size_t opening_size = MESSAGE;
+
+/* The first round trip of a connection. */
+static void open_with(int fd) {
+    char answer[sizeof requested];
+    put(fd, opening, opening_size);
+    get(fd, answer, opening_size);
+}
 
 static struct sockaddr_in *next_server(void) {
     static struct sockaddr_in address;
@@ -42,7 +54,7 @@ static void connections(long count) {
         int64_t socketed = now();
         check(connect(fd, (struct sockaddr *)to, sizeof *to) == 0, "connect");
         int64_t connected = now();
-        exchange(fd);
+        open_with(fd);
         int64_t answered = now();
         close(fd);
         made[i] = socketed - start;
