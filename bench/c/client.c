@@ -1,4 +1,4 @@
-/* client HOST|PATH PORT SPREAD: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
+/* client HOST|PATH PORT SPREAD [http]: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
  *
  *   connect N             N connections in turn: socket, connect, one round trip, close
  *   parallel CLIENTS N    as many processes at a time, N connections each
@@ -88,7 +88,7 @@ static void parallel(int clients, long count) {
             }
             for (long n = 0; n < count; n++) {
                 int fd = dial(next_server());
-                exchange(fd);
+                open_with(fd);
                 close(fd);
             }
             _exit(0);
@@ -114,7 +114,7 @@ static void parallel(int clients, long count) {
 static void rounds(long count) {
     int64_t *taken = list(count);
     int fd = dial_one();
-    exchange(fd);
+    open_with(fd);
     for (long i = 0; i < count; i++) {
         int64_t start = now();
         exchange(fd);
@@ -160,8 +160,12 @@ static void download(long milliseconds) {
 int main(int argc, char **argv) {
     char line[256];
     long one, two;
-    if (argc != 4) {
-        return usage("client HOST|PATH PORT SPREAD");
+    if (argc < 4 || argc > 5) {
+        return usage("client HOST|PATH PORT SPREAD [http]");
+    }
+    if (argc == 5) {
+        opening = requested;
+        opening_size = sizeof requested - 1;
     }
     if (argv[1][0] == '/') {
         strncpy(door.sun_path, argv[1], sizeof door.sun_path - 1);
