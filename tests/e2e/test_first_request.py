@@ -12,7 +12,7 @@ from e2e import postgres
 from e2e.servers import Nginx, certificate, redis
 from e2e.services import Services, Spec
 from e2e.world import PROGRAMS, PYTHON, Switched, authority, url
-from harness import App
+from harness import App, wait_until
 
 CURL = "curl -sS --max-time 15"
 LONG = {"milliseconds": 10_000}
@@ -99,8 +99,8 @@ def test_many_at_once(switched: Switched, services: Services, place: Path, kind:
     script = f"{hey} {url(ip, path='/b/')} & {hey} {url(ip, path='/a/')}; wait"
     loaded = switched.run("sh", "-c", script, patience=50).stdout
     assert loaded.count("[200]\t1000 responses") == 2, loaded
+    wait_until(lambda: [len(one.access) for one in nginx] == [1000, 1000], "their logs")
     assert [{line[3] for line in one.access} for one in nginx] == [{"/a/"}, {"/b/"}]
-    assert [len(one.access) for one in nginx] == [1000, 1000]
 
 
 def test_http2_and_grpc(switched: Switched, services: Services, place: Path) -> None:
