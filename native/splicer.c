@@ -41,6 +41,7 @@ enum {
     MANY = 16 << 10,          /* bytes at a time from which on a pipe is worth its system calls */
     STEPS = 8,                /* a turn: PIPE_BYTES each at most */
     UNWANTED = 64,            /* reads of SCRATCH_BYTES each, of what nobody is there to get */
+    STALLED_MS = 120 * 1000,  /* that the last bytes of an app that has closed wait for a server that does not read */
     SPARE_PIPES = 32,
     EVENTS = 128,
     PACKETS = 64,   /* of the switch, a round */
@@ -446,6 +447,10 @@ static void on_event(uint64_t data, uint32_t events) {
     e->hung_up |= (events & EPOLLHUP) != 0;
     e->urgent |= (events & EPOLLPRI) != 0;
     e->ending |= (events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    if (e->hung_up && !e->tcp) { /* the kernel gives up on a socket that nobody holds after a while: so do we */
+        int patience = STALLED_MS;
+        setsockopt(p->end[!(data & 1)].fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof patience);
+    }
     make_ready(p);
 }
 

@@ -1,4 +1,4 @@
-/* client HOST PORT SPREAD: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
+/* client HOST|PATH PORT SPREAD: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
  *
  *   connect N             N connections in turn: socket, connect, one round trip, close
  *   parallel CLIENTS N    as many processes at a time, N connections each
@@ -7,10 +7,13 @@
  *   download MS           the other way round
  *
  * Connections go to SPREAD addresses in turn, HOST and those after it: a closed TCP connection keeps its port for a
- * minute, and a client that has used up its ports measures how hard it is to find one. */
+ * minute, and a client that has used up its ports measures how hard it is to find one. rounds, upload and download
+ * also go to a Unix socket at PATH. */
 #include "bench.h"
+#include <sys/un.h>
 
 static struct sockaddr_in server;
+static struct sockaddr_un door = {.sun_family = AF_UNIX};
 static uint32_t spread, next_one;
 
 static struct sockaddr_in *next_server(void) {
@@ -18,6 +21,16 @@ static struct sockaddr_in *next_server(void) {
     address = server;
     address.sin_addr.s_addr = htonl(ntohl(server.sin_addr.s_addr) + next_one++ % spread);
     return &address;
+}
+
+static int dial_one(void) {
+    if (!door.sun_path[0]) {
+        return dial(next_server());
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    check(fd >= 0, "socket");
+    check(connect(fd, (const struct sockaddr *)&door, sizeof door) == 0, "connect");
+    return fd;
 }
 
 static void connections(long count) {
@@ -88,7 +101,7 @@ static void parallel(int clients, long count) {
 
 static void rounds(long count) {
     int64_t *taken = list(count);
-    int fd = dial(next_server());
+    int fd = dial_one();
     exchange(fd);
     for (long i = 0; i < count; i++) {
         int64_t start = now();
@@ -105,7 +118,7 @@ static void upload(long milliseconds) {
     static char data[CHUNK] = {UP};
     char byte;
     long long bytes = 0;
-    int fd = dial(next_server());
+    int fd = dial_one();
     int64_t start = now();
     for (; now() - start < milliseconds * 1000000; bytes += CHUNK) {
         put(fd, data, CHUNK);
@@ -120,7 +133,7 @@ static void download(long milliseconds) {
     static char data[2 * CHUNK];
     char request = DOWN;
     long long bytes = 0;
-    int fd = dial(next_server());
+    int fd = dial_one();
     int64_t start = now();
     put(fd, &request, 1);
     while (now() - start < milliseconds * 1000000) {
@@ -136,9 +149,13 @@ int main(int argc, char **argv) {
     char line[256];
     long one, two;
     if (argc != 4) {
-        return usage("client HOST PORT SPREAD");
+        return usage("client HOST|PATH PORT SPREAD");
     }
-    server = address_of(argv[1], argv[2]);
+    if (argv[1][0] == '/') {
+        strncpy(door.sun_path, argv[1], sizeof door.sun_path - 1);
+    } else {
+        server = address_of(argv[1], argv[2]);
+    }
     spread = (uint32_t)atoi(argv[3]);
     while (fgets(line, sizeof line, stdin) != NULL) {
         if (sscanf(line, "connect %ld", &one) == 1) {

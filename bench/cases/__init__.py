@@ -67,6 +67,7 @@ def cases() -> dict[str, Measure]:
         growth,
         names,
         policies,
+        splice,
         startup,
     )
 
@@ -74,6 +75,7 @@ def cases() -> dict[str, Measure]:
         "connections": connections.measure,
         "parallel": connections.measure_parallel,
         "established": established.measure,
+        "splice": splice.measure,
         "datagrams": datagrams.measure,
         "datapath": calls.measure_data_path,
         "calls": calls.measure,

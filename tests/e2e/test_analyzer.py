@@ -251,7 +251,7 @@ def test_prometheus(daemon_factory: Callable[..., Daemon], addresses: Addresses,
         client.stop()
 
 
-def test_many_scrapes_at_once_harm_nobody(switched: Switched, place: Path) -> None:
+def test_scrapes_without_end_harm_nobody(switched: Switched, place: Path) -> None:
     server = redis(switched, place)
     done = threading.Event()
 
@@ -259,15 +259,13 @@ def test_many_scrapes_at_once_harm_nobody(switched: Switched, place: Path) -> No
         while not done.is_set():
             scrape(switched.daemon, "/metrics")
 
-    threads = [threading.Thread(target=often) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=often)
+    thread.start()
     try:
         got = switched.run(
-            "redis-benchmark", "-h", server.ip, "-q", "-n", "3000", "-c", "20", "-k", "0", "-t", "ping_mbulk"
+            "redis-benchmark", "-h", server.ip, "-q", "-n", "300", "-c", "10", "-k", "0", "-t", "ping_mbulk"
         )
     finally:
         done.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
     assert "requests per second" in got.stdout

@@ -45,10 +45,11 @@ def test_what_is_tested_is_this_source() -> None:
     assert not stale, "run `make setup`"
 
 
-def test_the_launcher_is_static_and_executable() -> None:
-    launcher = INSTALLED / "_bin" / "ax-launch"
-    assert os.access(launcher, os.X_OK)
-    image = launcher.read_bytes()
+@pytest.mark.parametrize("name", ["ax-launch", "ax-splice"])
+def test_programs_are_static_and_executable(name: str) -> None:
+    program = INSTALLED / "_bin" / name
+    assert os.access(program, os.X_OK)
+    image = program.read_bytes()
     assert image[:5] == b"\x7fELF\x02"
     (machine,) = struct.unpack_from("=H", image, 18)
     (table,) = struct.unpack_from("=Q", image, 32)

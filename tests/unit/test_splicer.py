@@ -338,6 +338,18 @@ def test_what_was_written_before_a_close_arrives(splicer: Splicer, link: Link) -
     assert record == Record(CLOSED, 0, link.number, size, 0)
 
 
+def test_what_a_closed_app_has_written_does_not_wait_for_ever(splicer: Splicer) -> None:
+    """The kernel's own patience with sockets that nobody holds is bounded, too: tcp(7), tcp_orphan_retries."""
+    link = Link(splicer, keep=True)
+    link.echo()
+    tcp = link.kept[1]
+    fill(link.app)
+    assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    link.app.close()
+    wait_until(lambda: tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000, "a bound")
+    link.close()
+
+
 def test_a_remote_that_closes_at_once_is_heard_to_the_end(splicer: Splicer, link: Link) -> None:
     size = fill(link.remote)
     link.remote.close()

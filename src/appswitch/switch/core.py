@@ -45,13 +45,13 @@ from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
 from appswitch.switch.splicer import binary as splicer_binary
+from appswitch.switch.strays import Strays
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
 _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
-UNKNOWN_BACKLOG = 128  # of a service that listened before this switch was there
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 _MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 
@@ -85,23 +85,8 @@ class Switch:
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
         self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
-        self.relay = Relay(self, loop)
-        self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
-        self.parking = Parking(loop, journal)
-        self.peeking = Peeking(loop)
-        self.flowlog = FlowLog(reports)
-        self.gates = Gates(self)
-        self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce, self.gates)
-        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
-        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
-        self.scratch = Scratch()
-        self.flows = Flows(self.world, self.node_ips)
-        self.dispatch = Dispatch(self, config.arch, config.timing)
         self.log = reports.log
-        self.holding = Holding(self)
-        self.waiting = Waiting(self)
-        self.census = Census(self)
-        self.splicer = Splicer(loop, splicer_binary(), self.log)
+        self._compose(loop, journal)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
@@ -114,6 +99,26 @@ class Switch:
         self.pick = _picker()
         self._listen_to_tables()
         loop.every(LISTENERS_SWEEP, self._sweep)
+
+    def _compose(self, loop: Loop, journal: Journal) -> None:
+        """The parts that carry out what is decided."""
+        self.relay = Relay(self, loop)
+        self.strays = Strays(self)
+        self.nameservers = NameServers(self, self.config.dns) if self.config.dns is not None else None
+        self.parking = Parking(loop, journal)
+        self.peeking = Peeking(loop)
+        self.flowlog = FlowLog(self.reports)
+        self.gates = Gates(self)
+        self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
+        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
+        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
+        self.scratch = Scratch()
+        self.flows = Flows(self.world, self.node_ips)
+        self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
+        self.holding = Holding(self)
+        self.waiting = Waiting(self)
+        self.census = Census(self)
+        self.splicer = Splicer(loop, splicer_binary(), self.log)
 
     def _listen_to_tables(self) -> None:
         self.services.on_up = self.datagrams.on_up = self.reports.server_up
@@ -129,6 +134,7 @@ class Switch:
         self._notifiers[app.listener.fileno()] = app
         self.table.join(app.member())
         self.datagrams.attach(app)
+        self.strays.attach(app)
         if self.nameservers is not None:
             self.nameservers.attach(app)
         tcp_only = app.spec.transport == "tcp"
@@ -161,6 +167,7 @@ class Switch:
         self.table.leave(app.id)
         self.datagrams.detach(app)
         self.relay.leave(app)
+        self.strays.detach(app)
         if self.nameservers is not None:
             self.nameservers.detach(app)
         if app.home is not None:
@@ -183,7 +190,7 @@ class Switch:
 
     def offer(self, service: Service, arrival: Arrival) -> bool:
         """A connection that the switch holds is the next one that the service accepts. False: its queue is full."""
-        if len(service.returned) > (service.backlog or UNKNOWN_BACKLOG):
+        if len(service.returned) > service.room():
             return False
         service.returned.append(arrival)
         if service.parked:

@@ -245,6 +245,21 @@ class Datagrams:
             self._serving.get(app.id, {}).pop(datagram.cookie, None)
             self.on_down(_server_row(datagram, endpoint))
 
+    def at_home(self, app: App, own: Address) -> Datagram | None:
+        """The entry of the socket that has sent from an address of its app's, and has no peer. Raises OSError."""
+        for found in app.home.bound_datagrams() if app.home is not None else ():
+            if found.own.port == own.port and found.peer is None and (is_any(found.own.ip) or found.own.ip == own.ip):
+                known = self.by_cookie.get(found.cookie)
+                if known is None:
+                    known = self.by_cookie[found.cookie] = _restored(found, app)
+                return known
+        return None
+
+    def somebody_serves(self, apps: Iterable[App], port: int) -> bool:
+        """Whether a socket of one of them has the port."""
+        there = (one.bound for app in apps for one in self._serving.get(app.id, {}).values())
+        return any(bound is not None and bound.port == port for bound in there)
+
     def servers(self) -> Iterable[Datagram]:
         """All sockets that serve."""
         return (datagram for there in self._serving.values() for datagram in there.values())

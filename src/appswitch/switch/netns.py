@@ -14,7 +14,7 @@ from appswitch._kernel import Fd
 from appswitch.address import Address, unmap
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 
-_DGRAM, _UDP = 2, 17
+_DGRAM, _RAW, _NONBLOCK, _UDP = 2, 3, 0o4000, 17
 _SOL_SOCKET, _SO_NETNS_COOKIE = 1, 71
 _AF_NETLINK, _NETLINK_SOCK_DIAG = 16, 4
 _ALL_STATES, _ESTABLISHED = 0xFFF, 1
@@ -60,6 +60,10 @@ class Netns:
         made = self._socket(family, kind, 0)
         _kernel.setsockopt(made, _SOL_SOCKET, _SO_MARK, MARK)
         return made
+
+    def raw(self, family: int, protocol: int) -> Fd:
+        """A raw(7) socket in there, non-blocking. Raises OSError."""
+        return self._socket(family, _RAW | _NONBLOCK, protocol)
 
     def datagrams(self) -> Iterator[int]:
         """The cookies of all UDP sockets in there that are bound. Raises OSError."""

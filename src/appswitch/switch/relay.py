@@ -124,6 +124,14 @@ class Relay:
                 self._drop(other, to)  # it is somewhere else now
         return 0 if self._peer(far, to, b"") is not None else errno.ENOBUFS
 
+    def send(self, datagram: Datagram, to: Address, data: bytes) -> None:
+        """Carry a datagram to a peer that is linked."""
+        for far in self._links(datagram):
+            if to in far.peers:
+                _kernel.send_to(far.fd, data, sockaddr.encode(far.family, to), b"", 0)
+                self.carried += 1
+                return
+
     def take_over(self, datagram: Datagram, place: App | None, fd: Fd) -> None:
         """A socket that lived elsewhere has come home: what it was there goes on as its far end."""
         _kernel.set_status_flags(fd, 2 | _NONBLOCK)

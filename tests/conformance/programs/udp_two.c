@@ -923,7 +923,7 @@ PROBE(time_out) {
 }
 
 PROBE(two_hundred) {
-    int fds[200], wrong = 0, ports = 0;
+    int fds[200], own[200], wrong = 0, ports = 0;
     for (int i = 0; i < 200; i++) {
         char text[32];
         fds[i] = udp();
@@ -938,8 +938,9 @@ PROBE(two_hundred) {
         char in[32] = "";
         poll_one(fds[i], POLLIN, 1000);
         wrong += recv(fds[i], in, sizeof in - 1, MSG_DONTWAIT) < 0 || atoi(in) != i;
+        own[i] = port_of(fds[i]);
         for (int k = 0; k < i; k++)
-            ports += port_of(fds[i]) == port_of(fds[k]);
+            ports += own[i] == own[k];
     }
     say("wrong %d, ports twice %d", wrong, ports);
 }

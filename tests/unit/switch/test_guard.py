@@ -64,6 +64,12 @@ def test_what_comes_in(bound: str, source: str, to: str, taken: bool) -> None:
     assert takes(guard.program(ip_bytes(bound), OWN), header(source, to)) is taken
 
 
+@pytest.mark.parametrize(("to", "taken"), [("fd00::1", False), ("::1", False), ("fd00::2", True), ("fd01::1", True)])
+def test_errors_about_packets_to_others(to: str, taken: bool) -> None:
+    quoted = header("fd00::1", to)
+    assert takes(guard.of_unheard(OWN), header("fd00::2", "fd00::1") + bytes(8) + quoted) is taken
+
+
 def test_an_app_without_addresses() -> None:
     program = guard.program(ip_bytes("0.0.0.0"), ())
     assert takes(program, header("127.0.0.1", "127.0.0.1"))

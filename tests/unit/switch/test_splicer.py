@@ -142,6 +142,7 @@ def test_a_pair_from_its_beginning_to_its_end(loop: Loop, splicer: Owned, ends: 
     assert (len(splicer), splicer.spliced_total) == (1, 1)
     one.echo()
     one.app.sendall(b"more")
+    assert one.remote.recv(4, socket.MSG_WAITALL) == b"more"
     one.close()
     turn(loop, lambda: splicer.closed)
     assert splicer.closed == [(number, 9, 5, 0)]
@@ -180,6 +181,7 @@ def test_bytes_are_asked_for_now_and_then(loop: Loop, often: None, splicer: Owne
     one.app.sendall(b"y")
     turn(loop, lambda: splicer.rows()[0].up == 1001)
     assert splicer.spliced_bytes == 2001
+    assert one.remote.recv(1) == b"y"
     one.close()
     turn(loop, lambda: splicer.closed)
     assert splicer.spliced_bytes == 2001

@@ -218,7 +218,9 @@ class _Frontend:
 
     def _route(self, line: Line, chosen: Pool, port: int) -> list[L7Route]:
         if len(line.words) < 3:
-            raise ConditionError("without a condition it is the default_backend")
+            raise ConditionError(
+                "without a condition, and with a name that is known, it is the default_backend: write that"
+            )
         some = cases(line.words[2:], self._acls)
         if any(not case.l7 or case.source != ranges.ADDRESSES for case in some):
             raise ConditionError("a route is chosen by what is asked for, not by who asks")

@@ -227,6 +227,8 @@ def _patterns(attribute: str, mode: str, values: Sequence[str], *, folded: bool)
         raise ConditionError("patterns are no regular expressions" if mode == "reg" else f"-m {mode} is not looked at")
     if not values:
         raise ConditionError("there is nothing that it is compared with")
+    if attribute == proxy.HOST and any(":" in value for value in values):
+        raise ConditionError(f"{attribute} is without a port")
     if attribute in _FOLDED:
         values = [value.lower() for value in values]
     elif folded and attribute != proxy.METHOD and any(value.lower() != value.upper() for value in values):

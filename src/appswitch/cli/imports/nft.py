@@ -88,7 +88,8 @@ def _take(item: Any, tables: dict[tuple[str, str], _Table]) -> None:
             table.rules.append(value)
         else:
             before = table.sets.get(value["name"], Members((), False))
-            dynamic = before.dynamic or "dynamic" in (value.get("flags") or ())
+            flags = value.get("flags") or ()  # nft 1.0 does not tell of dynamic
+            dynamic = before.dynamic or "dynamic" in flags or "timeout" in flags
             table.sets[value["name"]] = Members((*before.elements, *value.get("elem", ())), dynamic)
 
 

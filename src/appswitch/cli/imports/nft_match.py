@@ -62,14 +62,14 @@ def compare(found: Conditions, left: Any, operator: str, right: Any, sets: Sets)
 def values(right: Any, sets: Sets) -> tuple[Any, ...]:
     """One, or the members of a set."""
     if isinstance(right, str) and right.startswith("@"):
-        return tuple(map(_bare, sets[right[1:]].elements))
+        return tuple(map(bare, sets[right[1:]].elements))
     if isinstance(right, dict) and "set" in right:
-        return tuple(map(_bare, right["set"] if isinstance(right["set"], list) else [right["set"]]))
+        return tuple(map(bare, right["set"] if isinstance(right["set"], list) else [right["set"]]))
     return tuple(right) if isinstance(right, list) else (right,)
 
 
-def _bare(element: Any) -> Any:
-    """Without its comment, counter or timeout."""
+def bare(element: Any) -> Any:
+    """An element of a set without its comment, counter or timeout."""
     return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from appswitch.cli.imports import packetfilter, ranges
 from appswitch.cli.imports.conditions import Conditions
 from appswitch.cli.imports.iptables_rule import DROPPED, MAX_TARGETS
-from appswitch.cli.imports.nft_match import Sets, UnknownError, compare, values
+from appswitch.cli.imports.nft_match import Sets, UnknownError, bare, compare, values
 from appswitch.cli.imports.packetfilter import Accept, Action, Deny, Jump, Nat, Nothing, Other, Return, Rule, Split
 from appswitch.resources import ErrorName
 
@@ -176,7 +176,7 @@ class _Reader:
 
     def _choices(self, key: Any, data: Any, make: Callable[[Any], Action]) -> Iterable[tuple[Conditions, Action]]:
         """What is looked up, as a rule for each key, or as shares."""
-        pairs = [(value, make(found)) for value, found in values(data, self._sets)]
+        pairs = [(bare(value), make(found)) for value, found in values(data, self._sets)]
         chance = _chance(key)
         if chance is not None:
             parts = tuple((Fraction(_count(value), chance.mod), action) for value, action in pairs)

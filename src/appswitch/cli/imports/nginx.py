@@ -16,6 +16,7 @@ from appswitch.resources import L7Match, L7Route, Policy, Resource, Selector, VS
 
 MAX_ROUTES = 256
 # Of `listen`: not about address and port, and nothing is lost without it.
+_ALL_BUT = "it is about all hosts but some, and a pattern cannot ask for what is not"
 _PLAIN = frozenset({"default_server", "default", "udp", "reuseport", "http2"})
 
 
@@ -279,39 +280,36 @@ class _Http(_Context):
 
     def _policies(self, sites: Sequence[Site], to: Selector, label: str) -> Iterator[Policy]:
         for site in sites:
-            contexts = (self.context, site.server)
-            rules = nginx_access.rules(contexts, "EACCES", self.report)
+            rules = nginx_access.rules((self.context, site.server), "EACCES", self.report)
             special = [one for one in site.every if nginx_access.has_own(one.directive)]
-            hosts = tuple(pattern for _, patterns in site.hosts for pattern in patterns)
-            alone = len(sites) == 1
-            why = ""
+            host = {} if len(sites) == 1 else site.host
             if rules and special:
                 why = "locations have lists of their own, and a denial here would win over them"
-            elif not alone and (not hosts or site is sites[0]):
-                why = "it is about all hosts but some"
-            if rules and why:
                 self.report.leave_out(rules[0].where, rules[0].text, why)
+            elif rules and len(sites) > 1 and (site is sites[0] or not site.hosts):
+                self.report.leave_out(rules[0].where, rules[0].text, _ALL_BUT)
             elif rules:
-                l7: tuple[L7Match, ...] = () if alone else ({HOST: hosts},)
-                yield from proxy.access(rules, to, label, self.names, self.report, l7)
+                yield from proxy.access(rules, to, label, self.names, self.report, (host,) if host else ())
             for location in special:
-                yield from self._of_location(location, site, {} if alone else {HOST: hosts}, to, label)
+                yield from self._of_location(location, site, sites, to, label)
 
-    def _of_location(self, location: Location, site: Site, host: L7Match, to: Selector, label: str) -> Iterator[Policy]:
+    def _of_location(
+        self, location: Location, site: Site, sites: Sequence[Site], to: Selector, label: str
+    ) -> Iterator[Policy]:
         rules = nginx_access.rules((location.directive,), "EACCES", self.report)
-        below = [one for one in site.every if one is not location and one.path.startswith(location.path)]
         if not rules:
             return
-        if location.regex or (below and not location.exact):
-            why = "other locations are within it, and a denial here would win over them"
-            self.report.leave_out(
-                rules[0].where, rules[0].text, "patterns are no regular expressions" if location.regex else why
-            )
-        elif not all(host.values()):
-            self.report.leave_out(rules[0].where, rules[0].text, "it is about all hosts but some")
-        else:
-            match = location.match | host
-            yield from proxy.access(rules, to, label, self.names, self.report, (match,) if match else ())
+        why = site.covered(location)
+        if len(sites) > 1 and not site.hosts:
+            why = why or _ALL_BUT
+        if why:
+            self.report.leave_out(rules[0].where, rules[0].text, why)
+            return
+        if len(sites) > 1 and site is sites[0]:
+            why = "only for the hosts that the server names, and not for others that come to it"
+            self.report.leave_out(rules[0].where, rules[0].text, why)
+        match = location.match | (site.host if len(sites) > 1 else {})
+        yield from proxy.access(rules, to, label, self.names, self.report, (match,) if match else ())
 
 
 def _exact_together(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from appswitch.cli.imports import nginx_reasons, proxy
 from appswitch.cli.imports.nginx_file import Directive
 from appswitch.cli.imports.nginx_upstream import Choice, PassError, Upstreams
-from appswitch.cli.imports.proxy import PATH, Pool
+from appswitch.cli.imports.proxy import HOST, PATH, Pool
 from appswitch.cli.imports.report import Report
 from appswitch.resources import L7Match
 
@@ -50,6 +50,23 @@ class Site:
     def passes(self) -> bool:
         """Whether anything is passed on."""
         return bool(self.locations)
+
+    @property
+    def host(self) -> L7Match:
+        """What matches all of its names; nothing if it has none."""
+        patterns = tuple(pattern for _, some in self.hosts for pattern in some)
+        return {HOST: patterns} if patterns else {}
+
+    def covered(self, location: Location) -> str:
+        """Why a denial for a location would be one for others as well; nothing if it would not."""
+        if location.regex:
+            return "patterns are no regular expressions"
+        within = any(one.path.startswith(location.path) for one in self.every if one is not location)
+        return (
+            "other locations are within it, and a denial here would win over them"
+            if within and not location.exact
+            else ""
+        )
 
     def fallback(self) -> Pool | None:
         """Where requests go that nothing else is said of."""

@@ -24,7 +24,6 @@ _VARIABLES = {
     "$host": HOST,
     "$http_host": HOST,
     "$uri": PATH,
-    "$request_uri": PATH,
     "$document_uri": PATH,
     "$request_method": METHOD,
 }
@@ -121,7 +120,8 @@ class Upstreams:
         if line is None:
             return "RoundRobin", "source"
         if line.name == "hash":
-            attribute = attribute_of(line.args[0] if line.args else "")
+            key = line.args[0] if line.args else ""
+            attribute = PATH if key == "$request_uri" else attribute_of(key)  # the same but for its query
             if attribute:
                 return ("RingHash" if "consistent" in line.args else "Maglev"), attribute
             self._report.leave_out(line.where, line.text, "what is hashed is not looked at: RoundRobin is taken")
