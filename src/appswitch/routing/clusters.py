@@ -6,12 +6,14 @@ the number of services. Which apps a backend stands for is found when a connecti
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from appswitch.address import Address, ip_bytes, is_loopback
+from appswitch.address import Address, is_loopback
+from appswitch.address import ip_bytes as parse_ip
 from appswitch.resources import (
     BackendSpec,
     L7Match,
@@ -29,6 +31,7 @@ from appswitch.routing.table import Endpoint, Member, Table
 
 DEPTH = 8  # of vservices behind vservices: loops are refused where they are made, and end here
 _HASHED = ("RingHash", "Maglev")
+ip_bytes = functools.lru_cache(1 << 16)(parse_ip)  # only what is configured comes here
 
 
 class Upstream(NamedTuple):
@@ -234,6 +237,7 @@ def _reached(endpoint: Endpoint, ip: bytes | None) -> bool:
     return endpoint.covers(ip) if ip is not None else not is_loopback(endpoint.bound.ip)
 
 
+@functools.lru_cache(1 << 12)
 def _outside(text: str) -> Address:
     host, _, port = text.rpartition(":")
     return Address(ip_bytes(host.strip("[]")), int(port))
