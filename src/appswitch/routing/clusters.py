@@ -91,6 +91,10 @@ class Cluster:
         """Whether its balancers go by how many connections there are."""
         return self.lbtype == "LeastConnections" or bool(self.limits.connections or self.limits.pending)
 
+    def taken(self, attributes: dict[str, str]) -> Route:
+        """The route for such first bytes."""
+        return next(route for route in self.routes if route.takes(attributes))
+
     @property
     def default(self) -> Route:
         """For what no other route matches, and for who did not say anything in time."""

@@ -57,7 +57,7 @@ class Holding:
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path)
-        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
+        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie, path)
         lobby = self.lobby
         if not unix:
             ends = Ends(sock.app.id, 0, source, to)
@@ -100,10 +100,13 @@ class Holding:
         self._switch.peeking.start(fd, peek, done)
 
     def _decide(self, fd: Fd, held: Held, peeked: Peeked, peek: Peek) -> None:
-        flow = held.flow._replace(attributes=l7.as_attributes(peeked))
+        attributes = l7.as_attributes(peeked)
+        flow = held.flow._replace(attributes=attributes)
         verdict: Verdict
         if peeked.protocol == UNKNOWN.protocol and peek.otherwise == "deny":
             verdict = Deny(errno.EACCES, "peek")
+        elif held.path is not None:
+            verdict = self._switch.flows.choose(held.path, attributes)
         else:
             verdict = route(flow, self._switch.world)
         self.settle(fd, held._replace(flow=flow), verdict)
@@ -111,10 +114,10 @@ class Holding:
     def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
         """Hand a connection to whoever the verdict says."""
         match verdict:
-            case Local(endpoints=endpoints):
-                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Balanced(hold=None):
                 self._balance(fd, held, verdict)
+            case Local(endpoints=endpoints):
+                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Outside(to=to):
                 Outbound(self._switch, fd, held, verdict, None).go(to)
             case Deny(error=error, rule=rule):
@@ -142,19 +145,19 @@ class Holding:
                 Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
                 return
             service = living(self._switch, upstream)
-            if service is None or not self._switch.alive(service):
-                dial.failed(errno.ECONNREFUSED)
-            elif not self._hand_over(fd, held, service):
-                dial.busy()
-            else:
+            if service is not None and self._hand_over(fd, held, service):
                 dial.succeeded()
                 self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
                 return
+            if service is None or service.id not in self._switch.services.by_id:
+                dial.failed(errno.ECONNREFUSED)
+            else:
+                dial.busy()
             upstream = dial.next()
         self._refuse(fd, held, verdict, dial.error, dial.rule)
 
     def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
-        """Make it the next connection that the service accepts. False: its queue is full."""
+        """Make it the next connection that the service accepts. False: its queue is full, or it has gone."""
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
         arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)
