@@ -10,6 +10,7 @@ import functools
 import ipaddress
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 from appswitch.address import Address, is_loopback
@@ -63,10 +64,11 @@ class Route:
 
     def takes(self, attributes: dict[str, str]) -> bool:
         """Whether first bytes are for this route."""
-        return all(
-            name in attributes and any(matches(pattern, attributes[name]) for pattern in patterns)
-            for name, patterns in self.match.items()
-        )
+        for name, patterns in self.match.items():
+            value = attributes.get(name)
+            if value is None or not any(map(matches, patterns, repeat(value))):
+                return False
+        return True
 
 
 @dataclass(slots=True)
@@ -93,7 +95,10 @@ class Cluster:
 
     def taken(self, attributes: dict[str, str]) -> Route:
         """The route for such first bytes."""
-        return next(route for route in self.routes if route.takes(attributes))
+        for route in self.routes:
+            if route.takes(attributes):
+                return route
+        return self.default
 
     @property
     def default(self) -> Route:

@@ -58,6 +58,15 @@ class Path:
             self.names[endpoint.id] = tail
         return naming.head(port) + tail
 
+    def unnamed(self, source: bytes, port: int) -> bytes:
+        """The same while nobody knows who will serve it."""
+        if source is not self.source:
+            return naming.head(port) + naming.tail(self.client.id, 0, source, self.destination)
+        tail = self.names.get(0)
+        if tail is None:
+            tail = self.names[0] = naming.tail(self.client.id, 0, source, self.destination)
+        return naming.head(port) + tail
+
 
 class Flows:
     """Paths by app, family and raw sockaddr."""
@@ -86,15 +95,16 @@ class Flows:
                 self._paths[key] = path
         return path
 
-    def choose(self, path: Path, attributes: dict[str, str]) -> Verdict:
-        """What routing says of a held connection whose first bytes are known.
+    def choose(self, path: Path, flow: Flow) -> Verdict:
+        """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes.
 
         It is remembered where they matter to nothing but the choice of a route.
         """
-        held, flow = path.verdict, path.flow._replace(attributes=attributes)
+        held = path.verdict
         if not isinstance(held, Balanced) or not held.by_route or path.version != self._table.version:
             return route(flow, self._world)
-        taken = id(held.cluster.taken(attributes))
+        assert flow.attributes is not None
+        taken = id(held.cluster.taken(flow.attributes))
         verdict = path.chosen.get(taken)
         if verdict is None:
             verdict = path.chosen[taken] = route(flow, self._world)

@@ -63,7 +63,7 @@ class Holding:
             ends = Ends(sock.app.id, 0, source, to)
             return tcp(self._switch, attempt, _ToLobby(self._switch, lobby.address(sock.family), ends, held, peek))
         sock.named = True
-        name = naming.connection(sock.app.id, 0, source, to)
+        name = path.unnamed(source.ip, source.port)
         error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, reply)
         if error > 0:
             return -errno.ECONNREFUSED
@@ -100,13 +100,12 @@ class Holding:
         self._switch.peeking.start(fd, peek, done)
 
     def _decide(self, fd: Fd, held: Held, peeked: Peeked, peek: Peek) -> None:
-        attributes = l7.as_attributes(peeked)
-        flow = held.flow._replace(attributes=attributes)
+        flow = held.flow._replace(attributes=l7.as_attributes(peeked))
         verdict: Verdict
         if peeked.protocol == UNKNOWN.protocol and peek.otherwise == "deny":
             verdict = Deny(errno.EACCES, "peek")
         elif held.path is not None:
-            verdict = self._switch.flows.choose(held.path, attributes)
+            verdict = self._switch.flows.choose(held.path, flow)
         else:
             verdict = route(flow, self._switch.world)
         self.settle(fd, held._replace(flow=flow), verdict)
