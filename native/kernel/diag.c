@@ -144,12 +144,13 @@ static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
                                           (int)ntohs(m->id.idiag_dport), inet_options(h)));
 }
 
-/* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
+/* dump_inet(family, protocol, states[, netlink[, port]]): of our network namespace, or of that of the netlink socket
+ * given; those with a source port, if it is not 0. */
 PyObject *k_dump_inet(ARGS) {
-    int family, protocol, states, netlink = -1;
-    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
+    int family, protocol, states, netlink = -1, port = 0;
+    if ((nargs != 4 && nargs != 5 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
         as_int(args[1], &protocol) < 0 || as_int(args[2], &states) < 0 ||
-        (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
+        (nargs >= 4 && (netlink = as_fd(module, args[3])) < 0) || (nargs == 5 && as_int(args[4], &port) < 0)) {
         return NULL;
     }
     struct {
@@ -161,7 +162,8 @@ PyObject *k_dump_inet(ARGS) {
                    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
         .request = {.sdiag_family = (uint8_t)family,
                     .sdiag_protocol = (uint8_t)protocol,
-                    .idiag_states = (uint32_t)states},
+                    .idiag_states = (uint32_t)states,
+                    .id.idiag_sport = htons((uint16_t)port)},
     };
     PyObject *rows = PyList_New(0);
     if (rows != NULL && netlink_dump(netlink, &message, sizeof message, rows, inet_row) < 0) {
