@@ -241,3 +241,32 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
     hang_up(client)
     assert client.wait() == 0
     assert services.backends("web")[str(server.ip)]["state"] == "healthy"
+
+
+@pytest.mark.also("tcp")
+def test_kill_behind_a_vservice(switched: Switched, services: Services, kind: str) -> None:
+    """What is forbidden is a backend, by its own address and port; those of the other backend stay."""
+    switched.transport = "tcp" if kind == "tcp" else ""
+    one, two = echo(switched), echo(switched)
+    backends = [{"ip": str(server.ip)} for server in (one, two)]
+    plain = services.vservice("plain", *backends, ports="80:7000")
+    held = services.vservice(
+        "held", *backends, ports="80:7000", routes=[{"match": {"http.path": ["/one"]}, "backends": backends[:1]}]
+    )
+    clients = [switched.start("socat", "-", f"TCP:{ip}:80", stdin=subprocess.PIPE) for ip in (plain, plain, held)]
+    say(clients[2], "GET /one HTTP/1.0\r\n\r\n")
+    for client in clients:
+        wait_output(client, "hello")
+    rows = {row["client"]: row["backend"] for row in switched.daemon.get("connections")}
+    assert sorted(rows.values()) == sorted([f"{one.ip}:7000"] * 2 + [f"{two.ip}:7000"]), rows
+    told = services.policy("closed", "deny", kill=True, to={"networks": [str(one.ip)]}, ports=["7000"])
+    killed = {row["client"] for row in told["killed"]}
+    assert killed == {client for client, backend in rows.items() if backend.startswith(f"{one.ip}:")}
+    alive = [client for client in clients if not any(one.startswith(f"{client.ip}:") for one in killed)]
+    assert len(alive) == 1
+    assert clients[2].wait() == 0
+    say(alive[0], "still here\n")
+    wait_output(alive[0], "still here")
+    hang_up(alive[0])
+    for client in clients:
+        client.wait()
