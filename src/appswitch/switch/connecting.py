@@ -111,7 +111,7 @@ def local(
     ``patient``: wait for room in a queue that is full, as TCP does; else `FULL`.
     """
     call, fd, sock, status, reply = attempt
-    to = path.destination()
+    to = path.destination
     while endpoints:
         endpoint = endpoints[switch.pick(len(endpoints))] if len(endpoints) > 1 else endpoints[0]
         service = switch.services.by_id.get(endpoint.id)

@@ -55,7 +55,7 @@ class Holding:
     def connect(self, attempt: Attempt, path: Path, peek: Peek) -> Outcome:
         """An app's connect(2): it succeeds now, and is decided later."""
         call, fd, sock, status, reply = attempt
-        source, to = source_of(sock, path), path.destination()
+        source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path)
         held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
         lobby = self.lobby
