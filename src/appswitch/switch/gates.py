@@ -124,7 +124,7 @@ class Gates:
             return
         verdict = Local((service.endpoint,), held.to, decision.dry_run)
         arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
-        if service.id in self._switch.services.by_id and self._switch.offer(service, arrival):
+        if service.id in self._switch.services.by_id and self._switch.offer(service, arrival, patient=True):
             log.counts["allowed"] += 1
             log.told(held.flow, held.client, verdict, unix=False)
         else:
