@@ -214,7 +214,8 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
     old = addresses.v4()
     services.reference("late", old, {"labels": {"role": "late"}})
     services.policy("closed", "deny", to={"networks": [str(closed.ip)]}, error="EPERM")
-    client = own.start("socat", "-", f"TCP:{ip}:80", stdin=subprocess.PIPE)
+    full = services.vservice("full", str(server.ip), ports="80:7000", limits={"connections": 1})
+    client = own.start("socat", "-", f"TCP:{full}:80", stdin=subprocess.PIPE)
     wait_output(client, "hello")
     silent = own.start("socat", "-", f"TCP:{held}:80", stdin=subprocess.PIPE)
     late = [own.start(PYTHON, PROGRAMS / "late.py", how, old, "7000") for how in ("blocking", "poll")]
@@ -226,7 +227,8 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
         status, told = own.daemon.rest("GET", "/v1/status")
         assert status == 200
         os.kill(told["pids"]["switch"], signal.SIGKILL)
-        assert ask(own, f"{ip}:80", f"{closed.ip}:7000") == ["hello", TEXT["EPERM"]]
+        told = ask(own, f"{full}:80", f"{ip}:80", f"{closed.ip}:7000")
+        assert told == [TEXT["ECONNREFUSED"], "hello", TEXT["EPERM"]]
         say(client, "kept\n")
         wait_output(client, "(kept\n)+")
     assert silent.wait(20) in (0, 1), "its connection ended"
