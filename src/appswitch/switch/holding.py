@@ -128,7 +128,7 @@ class Holding:
 
     def _hand_to_one(self, fd: Fd, held: Held, verdict: Local, upstream: Upstream) -> None:
         service = living(self._switch, upstream)
-        if service is not None and self._hand_over(fd, held, service):
+        if service is not None and self._hand_over(fd, held, service, patient=True):
             self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
         else:
             self._refuse(fd, held, verdict, errno.ECONNREFUSED, "")
@@ -141,6 +141,7 @@ class Holding:
     def retry(self, fd: Fd, held: Held, dial: Dial, upstream: Upstream | None) -> None:
         """Try a backend, and then those that are left."""
         verdict = dial.verdict
+        full: tuple[Upstream, Service] | None = None
         while upstream is not None:
             if upstream.member is None:
                 Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
@@ -154,15 +155,19 @@ class Holding:
                 dial.failed(errno.ECONNREFUSED)
             else:
                 dial.busy()
+                full = full or (upstream, service)
             upstream = dial.next()
-        self._refuse(fd, held, verdict, dial.error, dial.rule)
+        if full is not None and self._hand_over(fd, held, full[1], patient=True):
+            self._switch.flowlog.allowed(held.flow, held.client, verdict, full[0], held.transport, held.since)
+        else:
+            self._refuse(fd, held, verdict, dial.error, dial.rule)
 
-    def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
+    def _hand_over(self, fd: Fd, held: Held, service: Service, patient: bool = False) -> bool:
         """Make it the next connection that the service accepts. False: its queue is full, or it has gone."""
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
         arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)
-        if not self._switch.offer(service, arrival):
+        if not self._switch.offer(service, arrival, patient):
             return False
         client = self._switch.sockets.by_cookie.get(held.cookie)
         if client is not None:
