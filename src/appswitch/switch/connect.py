@@ -31,7 +31,9 @@ def connect(switch: Switch, call: Call) -> Outcome:
     sock = switch.sockets.identify(fd, cookie, call.app) or switch.sockets.adopt(fd, cookie, call.app, raw)
     if sock is None:
         return udp.connect(switch, call, fd, cookie, status, raw)
-    return connect_to(switch, Attempt(call, fd, sock, status, reply=True), taken(raw))
+    if isinstance(raw, int):
+        raw = taken(raw)
+    return connect_to(switch, Attempt(call, fd, sock, status, True), raw)
 
 
 def connect_to(switch: Switch, attempt: Attempt, raw: bytes) -> Outcome:

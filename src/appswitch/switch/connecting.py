@@ -124,7 +124,8 @@ def local(
                 error = _kernel.join(call.app.listener, call.id, fd, status, name, service.name, reply)
                 if error <= 0:
                     sock.answered = call.tid
-                    joined(sock, source, to, error < 0 or bool(status & NONBLOCK))
+                    sock.local, sock.peer = source, to
+                    sock.phase = FINISHING if error < 0 or status & NONBLOCK else CONNECTED
                     if service.parked:
                         wake(switch, service)
                     return LATER if reply else 0
