@@ -126,7 +126,7 @@ def test_http2_and_grpc(switched: Switched, services: Services, place: Path) -> 
     ]
     ip = services.vservice("calls", *to(other), routes=routes, peek=LONG)
     curl = f"{CURL} --http2-prior-knowledge"
-    grpc = f"{curl} -H 'content-type: application/grpc' -H 'te: trailers' --data-binary x"
+    grpc = f"{curl} -H 'content-type: application/grpc' -H 'te: trailers' -X POST"
     got = answers(
         switched,
         f"{curl} {url(ip)}",
