@@ -190,19 +190,24 @@ class Switch:
         accept.wake(self, service)
 
     def offer(self, service: Service, arrival: Arrival, patient: bool = False) -> bool:
-        """A connection that the switch holds is the next one that the service accepts. False: its queue is full.
+        """A connection that the switch holds is the next one that the service accepts.
 
+        False: its queue is full, or the service has gone, and is none any more. Who waits in accept(2) holds the
+        listener, and a bell tells; only one that was rung before may have been lost with the listener.
         ``patient``: it may wait for room, with so many others. TCP's client would send its SYN again meanwhile; this
         one believes to be connected, and must not be turned away because a queue is short.
         """
+        if service.rung and not service.parked and not self.alive(service):
+            return False
         if len(service.returned) > service.room() + (OVERFLOW if patient else 0):
             return False
         service.returned.append(arrival)
         if service.parked:
             self.wake(service)
-        if service.returned:
-            self.doors.ring(service)
-        return True
+        if not service.returned:
+            return True
+        self.doors.ring(service)
+        return service.id in self.services.by_id
 
     def watch_listener(self, service: Service, fd: Fd) -> None:
         """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""

@@ -57,13 +57,13 @@ class Holding:
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path)
-        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie)
+        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie, path)
         lobby = self.lobby
         if not unix:
             ends = Ends(sock.app.id, 0, source, to)
             return tcp(self._switch, attempt, _ToLobby(self._switch, lobby.address(sock.family), ends, held, peek))
         sock.named = True
-        name = naming.connection(sock.app.id, 0, source, to)
+        name = path.unnamed(source.ip, source.port)
         error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, reply)
         if error > 0:
             return -errno.ECONNREFUSED
@@ -104,6 +104,8 @@ class Holding:
         verdict: Verdict
         if peeked.protocol == UNKNOWN.protocol and peek.otherwise == "deny":
             verdict = Deny(errno.EACCES, "peek")
+        elif held.path is not None:
+            verdict = self._switch.flows.choose(held.path, flow)
         else:
             verdict = route(flow, self._switch.world)
         self.settle(fd, held._replace(flow=flow), verdict)
@@ -111,10 +113,10 @@ class Holding:
     def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
         """Hand a connection to whoever the verdict says."""
         match verdict:
-            case Local(endpoints=endpoints):
-                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Balanced(hold=None):
                 self._balance(fd, held, verdict)
+            case Local(endpoints=endpoints):
+                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Outside(to=to):
                 Outbound(self._switch, fd, held, verdict, None).go(to)
             case Deny(error=error, rule=rule):
@@ -143,15 +145,15 @@ class Holding:
                 Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
                 return
             service = living(self._switch, upstream)
-            if service is None or not self._switch.alive(service):
-                dial.failed(errno.ECONNREFUSED)
-            elif not self._hand_over(fd, held, service):
-                dial.busy()
-                full = full or (upstream, service)
-            else:
+            if service is not None and self._hand_over(fd, held, service):
                 dial.succeeded()
                 self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
                 return
+            if service is None or service.id not in self._switch.services.by_id:
+                dial.failed(errno.ECONNREFUSED)
+            else:
+                dial.busy()
+                full = full or (upstream, service)
             upstream = dial.next()
         if full is not None and self._hand_over(fd, held, full[1], patient=True):
             self._switch.flowlog.allowed(held.flow, held.client, verdict, full[0], held.transport, held.since)
@@ -159,7 +161,7 @@ class Holding:
             self._refuse(fd, held, verdict, dial.error, dial.rule)
 
     def _hand_over(self, fd: Fd, held: Held, service: Service, patient: bool = False) -> bool:
-        """Make it the next connection that the service accepts. False: its queue is full. See `Switch.offer`."""
+        """Make it the next connection that the service accepts. False: its queue is full, or it has gone."""
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
         arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)

@@ -190,7 +190,7 @@ class Waiting:
         self._restore(guest)
         held = Held(
             path.flow, guest.client, path.destination, unix=False, zone=zone_of(guest.app.spec.labels),
-            since=guest.since, cookie=guest.cookie,
+            since=guest.since, cookie=guest.cookie, path=path,
         )  # fmt: skip
         verdict = path.verdict
         if guest.app.ended:

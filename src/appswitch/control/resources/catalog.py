@@ -38,7 +38,8 @@ class _Tables:
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
-        self.vservice_at: dict[str, str] = {}  # by address
+        self.vservices_at: dict[str, frozenset[str]] = {}  # by address
+        self.vservice_at: dict[tuple[str, int], str] = {}  # by address and virtual port
         self.references_at: dict[str, frozenset[str]] = {}  # by network
         self.pooled: set[IPAddress] = set()  # addresses of the pools that are taken
         self.owned: dict[int, int] = {}  # how many by uid
@@ -82,7 +83,9 @@ class Catalog:
         now.entries[entry.key] = entry
         now.owned[resource.uid] = now.owned.get(resource.uid, 0) + 1
         if isinstance(resource, VService):
-            now.vservice_at.update(dict.fromkeys(resource.ips, resource.name))
+            for ip in resource.ips:
+                now.vservices_at[ip] = now.vservices_at.get(ip, frozenset()) | {resource.name}
+            now.vservice_at.update(dict.fromkeys(_places(resource), resource.name))
         elif isinstance(resource, Reference):
             there = now.references_at.get(resource.network, frozenset())
             now.references_at[resource.network] = there | {resource.name}
@@ -96,16 +99,18 @@ class Catalog:
             return None
         resource = entry.resource
         now.owned[resource.uid] -= 1
-        now.pooled -= self._pooled(resource)
         if isinstance(resource, VService):
             for ip in resource.ips:
-                del now.vservice_at[ip]
+                _discard(now.vservices_at, ip, resource.name)
+            for place in _places(resource):
+                del now.vservice_at[place]
         elif isinstance(resource, Reference):
-            left = now.references_at.pop(resource.network) - {resource.name}
-            if left:
-                now.references_at[resource.network] = left
-                now.pooled |= self._pooled(resource)  # the others are at the same address
+            _discard(now.references_at, resource.network, resource.name)
+        now.pooled -= {ip for ip in self._pooled(resource) if not self._is_used(str(ip))}
         return entry
+
+    def _is_used(self, ip: str) -> bool:
+        return ip in self._now.vservices_at or alone(ip) in self._now.references_at
 
     def _pooled(self, resource: Resource) -> set[IPAddress]:
         found = map(ipaddress.ip_address, addresses(resource))
@@ -127,9 +132,18 @@ class Catalog:
         entry = self._now.entries.get(("VService", name))
         return entry.resource if entry is not None and isinstance(entry.resource, VService) else None
 
-    def vservice_at(self, ip: str) -> VService | None:
-        """By its address in canonical form."""
-        name = self._now.vservice_at.get(ip)
+    def vservices_at(self, ip: str) -> list[VService]:
+        """Those of an address, in canonical form: they share its ports."""
+        found = map(self.vservice, sorted(self._now.vservices_at.get(ip, ())))
+        return [one for one in found if one is not None]
+
+    def serves(self, ip: str) -> bool:
+        """Whether an address is a vservice's."""
+        return ip in self._now.vservices_at
+
+    def vservice_at(self, ip: str, port: int) -> VService | None:
+        """The one that has this virtual port of the address."""
+        name = self._now.vservice_at.get((ip, port))
         return None if name is None else self.vservice(name)
 
     def references_at(self, network: str) -> list[Reference]:
@@ -153,11 +167,10 @@ class Catalog:
         return {one.uid for view in self._views() for one in view.named(name)}
 
     def owners_of_address(self, ip: str) -> set[int]:
-        """The users whose vservice, or whose reference to one address, is there."""
+        """The users whose vservices, or whose references to one address, are there."""
         found: set[int] = set()
         for view in self._views():
-            vservice = view.vservice_at(ip)
-            found |= {vservice.uid} if vservice else set()
+            found |= {one.uid for one in view.vservices_at(ip)}
             found |= {one.uid for one in view.references_at(alone(ip))}
         return found
 
@@ -190,3 +203,13 @@ def addresses(resource: Resource) -> tuple[str, ...]:
             return (ip,) if resource.network == alone(ip) else ()
         case Policy():
             return ()
+
+
+def _places(vservice: VService) -> Iterator[tuple[str, int]]:
+    return ((ip, one.port) for ip in vservice.ips for one in vservice.ports)
+
+
+def _discard(table: dict[str, frozenset[str]], key: str, name: str) -> None:
+    left = table.pop(key) - {name}
+    if left:
+        table[key] = left
