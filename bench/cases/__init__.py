@@ -11,6 +11,8 @@ from bench.node import Node
 from bench.pairing import Figure
 from bench.programs import Programs
 
+FEW = 9
+
 
 class Run(NamedTuple):
     """What all cases share. The node's daemon is an ordinary one, without AX_TIMING."""
@@ -20,6 +22,11 @@ class Run(NamedTuple):
     turns: int
     growth: int  # connections of the growth case
     realtime: bool = False  # nobody interrupts what is pinned
+
+    @property
+    def few(self) -> int:
+        """Turns of what takes long, or differs little between them."""
+        return min(self.turns, FEW)
 
     def pins(self) -> Iterator[tuple[str, Set[int]]]:
         """``pinned``: switch, client and server on one processor. ``free``: wherever the scheduler puts them.

@@ -68,9 +68,9 @@ def measure(run: Run) -> Iterator[Figure]:
     for pin, cpus in run.pins():
         with contextlib.ExitStack() as stack:
             clients = _clients(run, cpus, stack)
-            trips = take_turns({name: _round_trip(client) for name, client in clients.items()}, run.turns)
+            trips = take_turns({name: _round_trip(client) for name, client in clients.items()}, run.few)
             yield from _figures(pin, "latency", "round trip of 16 bytes", "us", trips)
-            rates = take_turns({name: _rate(client) for name, client in clients.items()}, run.turns)
+            rates = take_turns({name: _rate(client) for name, client in clients.items()}, run.few)
             what = f"connections a second, {CLIENTS} clients, {WORKERS} workers"
             yield from _figures(pin, "rate", what, "/s", rates)
 

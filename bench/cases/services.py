@@ -17,7 +17,7 @@ from bench.processes import Process
 from bench.programs import Place, client_of, serving
 
 BACKENDS = 3
-CONNECTIONS = 100  # a turn
+CONNECTIONS, SETTLING = 100, 20  # a turn; before it, when the configuration has changed
 ROUNDS = 1_000  # a turn
 POLICY = "bench-allow"
 LIMITED = {"lbType": "LeastConnections", "limits": {"connections": 10_000, "pending": 1_000}}
@@ -28,7 +28,7 @@ SETUP: dict[str, tuple[str, str, Target | None]] = {
     "one": ("plain", "a vservice of 1 backend; to none", None),
     "vservice": ("plain", "a vservice of 3 backends, RoundRobin; to none", None),
     "limits": ("plain", "a vservice of 3, LeastConnections with limits; to none", None),
-    "policy": ("plain", "a policy allows it; to none", Target(at_most=1.05)),
+    "policy": ("none", "a policy allows it; to none", Target(at_most=1.05)),
     "l7": ("http", "a route by http.path; to the same vservice without", Target(at_most=1.3)),
 }
 ESTABLISHED = Target(at_most=1.05)
@@ -45,8 +45,8 @@ def measure(run: Run) -> Iterator[Figure]:
 
 def _setup(run: Run, pin: str, clients: dict[str, Process]) -> Iterator[Figure]:
     subjects = {name: _turn(run.node, clients[name]) for name in clients}
-    subjects["policy"] = _with_policy(run.node, subjects["plain"])
-    results = take_turns(subjects, run.turns)
+    subjects |= _policed(run.node, clients["plain"])
+    results = take_turns(subjects, run.few)
     for name, (base, what, target) in SETUP.items():
         ours, theirs = ([total for total, _ in results[side]] for side in (name, base))
         yield Figure(
@@ -72,7 +72,7 @@ def _setup(run: Run, pin: str, clients: dict[str, Process]) -> Iterator[Figure]:
 
 
 def _established(run: Run, pin: str, clients: dict[str, Process]) -> Iterator[Figure]:
-    trips = take_turns({name: _round_trip(clients[name]) for name in ("plain", "l7")}, run.turns)
+    trips = take_turns({name: _round_trip(clients[name]) for name in ("plain", "l7")}, run.few)
     yield Figure(
         name=f"services.established.{pin}",
         what="round trip of 16 bytes on a connection that a route chose; to a plain one",
@@ -96,17 +96,27 @@ def _turn(node: Node, client: Process) -> Callable[[], tuple[float, float]]:
     return turn
 
 
-def _with_policy(node: Node, turn: Callable[[], tuple[float, float]]) -> Callable[[], tuple[float, float]]:
-    """The same programs, while a policy selects both ends and the port."""
+def _policed(node: Node, client: Process) -> dict[str, Callable[[], tuple[float, float]]]:
+    """The same programs while a policy selects both ends and the port, and just after it has been taken away."""
+    turn = _turn(node, client)
+
+    def settled() -> tuple[float, float]:
+        client.ask(f"connect {SETTLING}")
+        return turn()
 
     def guarded() -> tuple[float, float]:
         node.apply(_policy())
         try:
-            return turn()
+            return settled()
         finally:
             node.delete(f"policies/{POLICY}")
 
-    return guarded
+    def unguarded() -> tuple[float, float]:
+        node.apply(_policy())
+        node.delete(f"policies/{POLICY}")
+        return settled()
+
+    return {"policy": guarded, "none": unguarded}
 
 
 def _round_trip(client: Process) -> Callable[[], float]:

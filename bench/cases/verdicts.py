@@ -48,7 +48,7 @@ def measure(run: Run) -> Iterator[Figure]:
         subjects[f"find {size}"] = _find(world, size)
     gc.freeze()  # a collection would look at all of them
     try:
-        results = take_turns(subjects, run.turns)
+        results = take_turns(subjects, run.few)
     finally:
         gc.unfreeze()
     least = SIZES[0]

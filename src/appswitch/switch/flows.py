@@ -30,7 +30,8 @@ class Path:
     """
 
     __slots__ = (
-        "chosen", "client", "destination", "dry_run", "flow", "mapped", "names", "source", "to", "verdict", "version",
+        "chosen", "client", "destination", "dry_run", "flow", "mapped", "names", "source", "tcp_only", "to", "verdict",
+        "version",
     )  # fmt: skip
 
     def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict, version: int) -> None:
@@ -44,6 +45,7 @@ class Path:
         self.dry_run = bool(getattr(verdict, "dry_run", ()))  # whether some policy would have denied it
         self.version = version  # of the table from which that was decided
         self.names: dict[int, bytes] = {}
+        self.tcp_only: bool | None = None  # whether some server wants no Unix socket; None: nobody has asked yet
         self.chosen: dict[int, Verdict] = {}  # what became of held connections, by the route that they took
 
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:

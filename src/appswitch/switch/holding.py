@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -41,7 +40,7 @@ class Holding:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._lobby: Lobby | None = None
-        self._by_app: Counter[int] = Counter()
+        self._by_app: dict[int, int] = {}
 
     @property
     def lobby(self) -> Lobby:
@@ -56,7 +55,9 @@ class Holding:
         """An app's connect(2): it succeeds now, and is decided later."""
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination
-        unix = sock.unix and not sock.named and not self._tcp_only(path)
+        if path.tcp_only is None:
+            path.tcp_only = self._tcp_only(path)
+        unix = sock.unix and not sock.named and not path.tcp_only
         held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie, path)
         lobby = self.lobby
         if not unix:
@@ -85,16 +86,17 @@ class Holding:
 
     def hold(self, fd: Fd, held: Held, peek: Peek) -> None:
         """Wait for first bytes, then go on."""
-        app_id = held.flow.client.app_id
-        if app_id and self._by_app[app_id] >= PER_APP:
+        app_id, by_app = held.flow.client.app_id, self._by_app
+        count = by_app.get(app_id, 0)
+        if app_id and count >= PER_APP:
             self._decide(fd, held, UNKNOWN, peek)
             return
-        self._by_app[app_id] += 1
+        by_app[app_id] = count + 1
 
         def done(end: Fd, peeked: Peeked) -> None:
-            self._by_app[app_id] -= 1
-            if not self._by_app[app_id]:
-                del self._by_app[app_id]
+            left = by_app.pop(app_id) - 1
+            if left:
+                by_app[app_id] = left
             self._decide(end, held, peeked, peek)
 
         self._switch.peeking.start(fd, peek, done)

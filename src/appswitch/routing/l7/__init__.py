@@ -6,8 +6,6 @@ takes time in proportion to their number at most. See docs/l7.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from appswitch.routing.l7 import http1, http2, memcached, mqtt, postgresql, proxy, redis, ssh, tls
 from appswitch.routing.l7.peeked import UNKNOWN, IncompleteError, MalformedError, Peeked, Recognizer
 
@@ -25,6 +23,9 @@ RECOGNIZERS = (
     Recognizer("memcached", memcached.sniff, memcached.parse),
     Recognizer("redis", redis.sniff, redis.parse),
 )
+# By the first byte: a recognizer that says no to it says no to whatever follows, and need not be asked again.
+_BY_BYTE = tuple(tuple(one for one in RECOGNIZERS if one.sniff(bytes([byte])) is not False) for byte in range(256))
+_MAY_BE_PROXIED = frozenset(byte for byte in range(256) if proxy.sniff(bytes([byte])) is not False)
 
 
 def peek(data: bytes, *, final: bool) -> Peeked | None:
@@ -33,9 +34,11 @@ def peek(data: bytes, *, final: bool) -> Peeked | None:
     None: more bytes may tell more, hold on; then this is called again with all of them. An answer stays the same with
     more bytes. With ``final`` (the limit, the deadline, the end of the stream) there is one: what is known so far.
     """
+    if data and data[0] not in _MAY_BE_PROXIED:
+        return _recognize(data, final)
     proxied = proxy.sniff(data)
     if proxied is False:
-        return _recognize(RECOGNIZERS, data, final)
+        return _recognize(data, final)
     if not proxied:
         return UNKNOWN if final else None
     try:
@@ -44,7 +47,7 @@ def peek(data: bytes, *, final: bool) -> Peeked | None:
         return UNKNOWN
     except IncompleteError:
         return Peeked("proxy", {}) if final else None
-    behind = _recognize(RECOGNIZERS, data[header.length :], final)
+    behind = _recognize(data[header.length :], final)
     if behind is None:
         return None
     return Peeked("proxy" if behind is UNKNOWN else behind.protocol, header.attributes | behind.attributes)
@@ -55,8 +58,8 @@ def as_attributes(peeked: Peeked) -> dict[str, str]:
     return {"protocol": peeked.protocol, **peeked.attributes}
 
 
-def _recognize(recognizers: Sequence[Recognizer], data: bytes, final: bool) -> Peeked | None:
-    for protocol, sniff, parse in recognizers:
+def _recognize(data: bytes, final: bool) -> Peeked | None:
+    for protocol, sniff, parse in _BY_BYTE[data[0]] if data else RECOGNIZERS:
         sniffed = sniff(data)
         if sniffed is False or (final and sniffed is None):
             continue
