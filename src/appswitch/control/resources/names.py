@@ -63,4 +63,4 @@ class Names:
 
 def ports_of(resource: Resource) -> tuple[ServicePort, ...]:
     """The virtual ones."""
-    return () if isinstance(resource, Policy) else resource.ports
+    return resource.ports if isinstance(resource, VService | Reference) else ()
