@@ -120,7 +120,7 @@ spec:
     - 80
     - x
   backends:
-    - {ip: 10.0.0.1, wheight: 3}
+    - {ip: 10.0.0.1, weights: 3}
 """
 
 
@@ -129,7 +129,7 @@ def test_apply(tmp_path: Path) -> None:
     (tmp_path / "twice.json").write_text('{"kind": "Policy",\n "kind": "Policy"}')
     errors = [
         {"path": ["spec", "ports", 1], "detail": "no port"},
-        {"path": ["spec", "backends", 0, "wheight"], "detail": "no"},
+        {"path": ["spec", "backends", 0, "weights"], "detail": "no"},
     ]
     reply = results(("VService", "web", "created"), ("VService", "bad", "rejected"), errors={"bad": errors})
     with FakeDaemon(tmp_path, reply) as daemon:
@@ -140,7 +140,7 @@ def test_apply(tmp_path: Path) -> None:
         f"ax: {tmp_path}/twice.json:2: the key 'kind' is there twice",
         "ax: /nowhere: No such file or directory",
         f"ax: {where}:11: VService bad: spec.ports.1: no port",
-        f"ax: {where}:13: VService bad: spec.backends.0.wheight: no",
+        f"ax: {where}:13: VService bad: spec.backends.0.weights: no",
     ]
     head, *lines = done.stdout.splitlines()
     assert head.split() == ["KIND", "NAME", "RESULT", "WHERE"]

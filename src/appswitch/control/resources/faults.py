@@ -18,7 +18,7 @@ def know(fields: Iterable[str]) -> None:
 
 def fault(error: Mapping[str, Any]) -> dict[str, Any]:
     """Path and detail of one of pydantic's errors, in our validators' own words where they are ours."""
-    path = [part for part in error["loc"] if part != "__root__"]
+    path = [part for part in error["loc"] if part not in ("__root__", "[key]")]
     return {"path": path, "detail": _detail(error, path)}
 
 

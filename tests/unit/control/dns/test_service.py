@@ -269,10 +269,13 @@ async def test_sockets_that_come_before_their_app(
         assert (await asked).answer
         assert not one._waiting
         monkeypatch.setattr(service, "PATIENCE", 0.01)
+        drop, dropped = one._drop, []
+        monkeypatch.setattr(one, "_drop", lambda key: (dropped.append(key), drop(key)))
         with made() as (udp, tcp):
             send(settings.run_dir.dns, encoded(77), (udp, tcp))
-        await until(lambda: (77, "127.0.0.1") in one._ports)
-        await until(lambda: (77, "127.0.0.1") not in one._ports, "nobody came")
+        key = (77, "127.0.0.1")
+        await until(lambda: dropped == [key, key], "what was there before is dropped, then what nobody came for")
+        assert key not in one._ports
         monkeypatch.setattr(service, "MAX_WAITING", 0)
         before = descriptors()
         with made() as (udp, tcp):
