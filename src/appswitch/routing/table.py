@@ -23,6 +23,7 @@ class Member:
     name: str
     ips: tuple[bytes, ...]
     labels: Labels
+    proxy: str = ""  # that gets the connections which it makes
 
 
 @dataclass(frozen=True, slots=True)

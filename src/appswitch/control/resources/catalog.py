@@ -13,7 +13,7 @@ import msgspec
 
 from appswitch.control.pools import Pools
 from appswitch.networks import IPAddress
-from appswitch.resources import Kind, Policy, Reference, Resource, VService, kind_of
+from appswitch.resources import Kind, Reference, Resource, VService, kind_of
 
 Key = tuple[Kind, str]
 
@@ -188,5 +188,5 @@ def addresses(resource: Resource) -> tuple[str, ...]:
         case Reference():
             ip, _, _ = resource.network.partition("/")
             return (ip,) if resource.network == alone(ip) else ()
-        case Policy():
+        case _:
             return ()
