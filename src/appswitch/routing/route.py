@@ -159,7 +159,7 @@ def _addressed(verdict: Local | Balanced | Outside, world: World) -> tuple[End, 
 
 
 def directly(flow: Flow, world: World) -> Verdict:
-    """Without a proxy. Loopback is the app itself; a virtual address is a vservice, or whoever listens there and shares a label.
+    """Without a proxy. Loopback is the app itself; a virtual address a vservice, or whoever listens and shares a label.
 
     The rest is outside.
     """

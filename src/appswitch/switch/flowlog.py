@@ -78,6 +78,12 @@ class FlowLog:
         if self._is_told(flow, client, verdict):
             self._emit(flow, client, "allowed", verdict, More(transport="tcp"))
 
+    def delegated(self, flow: Flow, client: Address, verdict: Verdict, proxy: str, transport: Carried) -> None:
+        """A proxy has taken it."""
+        self.counts["delegated"] += 1
+        if self._is_told(flow, client, verdict):
+            self._emit(flow, client, "allowed", verdict, More(rule=f"proxy {proxy}", transport=transport))
+
     def refused(self, flow: Flow, client: Address, verdict: Verdict, error: int, rule: str) -> None:
         """Nobody is there, or (``rule``) somebody forbids it."""
         what: FlowVerdict = "denied" if rule else "refused"

@@ -40,6 +40,10 @@ class Path:
         self.verdict = verdict
         self.names: dict[int, bytes] = {}
 
+    def otherwise(self, verdict: Verdict) -> Path:
+        """The same with another verdict."""
+        return Path(self.client, AF_INET6 if self.mapped else AF_INET, self.flow, self.source, verdict)
+
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:
         """A fresh name for a connection from ``source`` and ``port`` to ``endpoint``."""
         if len(source) == 16:  # a vservice may lead from one family to the other

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.kernel.sockaddr import AF_INET
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch import syscalls, udp
 from appswitch.switch.call import CONTINUE, Call, Failed, Outcome
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Option, Socket
@@ -51,6 +52,7 @@ _SO_ORIGINAL_DST = 80  # only read: nothing redirected this connection
 # ipv6(7), linux/in6.h.
 _IPV6_ALLOWED = frozenset((16, 17, 18, 19, 23, 24, 25, 26, 31, 49, 51, 56, 58, 61, 62, 66, 67, 70, 72, 73, 74, 76))
 _ALLOWED = {_TCP: _TCP_ALLOWED, _IP: _IP_ALLOWED, _IPV6: _IPV6_ALLOWED}
+_GET_ORIGINAL = {_IP: AF_INET, _IPV6: AF_INET6}  # IP6T_SO_ORIGINAL_DST has the same number
 _GET_ONLY = frozenset(((_IP, _SO_ORIGINAL_DST), (_IPV6, _SO_ORIGINAL_DST), (_TCP, _TCP_INFO)))
 
 Answer = tuple[int, bytes]  # errno, value
@@ -219,6 +221,10 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
     if name not in _ALLOWED.get(level, ()) and (level, name) not in _GET_ONLY:
         return errno.ENOPROTOOPT, b""
     connected = sock.phase in (CONNECTED, FINISHING)
+    if name == _SO_ORIGINAL_DST and level in _GET_ORIGINAL:
+        original = _original(sock, _GET_ORIGINAL[level])
+        if original:
+            return (0, original) if room >= len(original) else (errno.EINVAL, b"")
     if (level, name) == (_TCP, _TCP_INFO):
         error, value = switch.scratch.get(sock.family, (level, name), None, MAX_VALUE)
         return error, _tcp_info(sock, value, half_closed=connected and _kernel.is_shut(fd))[:room]
@@ -228,6 +234,14 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
         if known is not None:
             return 0, known.to_bytes(4, "little")[:room]
     return switch.scratch.get(sock.family, (level, name), written, min(room, MAX_VALUE))
+
+
+def _original(sock: Socket, family: int) -> bytes:
+    """Where an accepted connection was to go before it was led here: getorigdst() in nf_conntrack_proto.c."""
+    asked = sock.asked
+    if asked is None or asked == sock.local or len(asked.ip) != (4 if family == AF_INET else 16):
+        return b""
+    return sockaddr.encode(family, asked)
 
 
 def _get_socket_level(sock: Socket, name: int, room: int) -> Answer:
