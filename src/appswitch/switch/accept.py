@@ -89,8 +89,12 @@ def receive_timeout(fd: Fd, option: int) -> float | None:
 
 
 def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> Outcome | None:
-    """Give the caller the next connection of a service, wherever it waits; None when there is none."""
-    if service.returned:
+    """Give the caller the next connection of a service, wherever it waits; None when there is none.
+
+    A bell goes with the arrival that it was rung for. Were it left in the queue, the listener would seem to be ready,
+    and a server that trusts poll(2) and accepts from a blocking socket would hang there until somebody else comes.
+    """
+    if service.returned and not service.rung:  # the queue was too full for a bell, or the caller waited already
         return _hand_over(switch, service, call, fd, flags, service.returned.popleft())
     while True:
         taken = _kernel.accept_give(
@@ -110,17 +114,26 @@ def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
             return _keep(switch, service, Arrival(connection, link.client, link.server, unix=True), error)
         if naming.is_bell(name):
             service.rung = False
-            arrival = switch.doors.take(service)
+            arrival = _next(switch, service)
             if arrival is not None:
-                switch.doors.watch_again(service)
                 return _hand_over(switch, service, call, fd, flags, arrival)
         # else: somebody who has no business there; closed with its Fd
-    if service.doors:
-        arrival = switch.doors.take(service)
-        switch.doors.watch_again(service)
-        if arrival is not None:
-            return _hand_over(switch, service, call, fd, flags, arrival)
-    return None
+    arrival = _next(switch, service)
+    return None if arrival is None else _hand_over(switch, service, call, fd, flags, arrival)
+
+
+def _next(switch: Switch, service: Service) -> Arrival | None:
+    """The next of those that do not come through the Unix socket's own queue; the one after it may ring again."""
+    if service.returned:
+        arrival: Arrival | None = service.returned.popleft()
+        if service.returned:
+            switch.doors.ring(service)
+        return arrival
+    if not service.doors:
+        return None
+    arrival = switch.doors.take(service)
+    switch.doors.watch_again(service)
+    return arrival
 
 
 def _hand_over(switch: Switch, service: Service, call: Call, fd: Fd, flags: int, arrival: Arrival) -> Outcome:

@@ -89,25 +89,8 @@ class Switch:
         self.sockets = Sockets(loop.born, self._notifiers)
         self.services = Services(self.table, self.sockets)
         self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
-        self.relay = Relay(self, loop)
-        self.strays = Strays(self)
-        self.nameservers = NameServers(self, config.dns) if config.dns is not None else None
-        self.parking = Parking(loop, journal)
-        self.peeking = Peeking(loop)
-        self.flowlog = FlowLog(reports)
-        self.gates = Gates(self)
-        self.doors = Doors(loop, config.ports, self.wake, self.close_service, self.services.announce, self.gates)
-        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
-        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
-        self.scratch = Scratch()
-        self.flows = Flows(self.world, self.node_ips)
-        self.dispatch = Dispatch(self, config.arch, config.timing)
         self.log = reports.log
-        self.holding = Holding(self)
-        self.waiting = Waiting(self)
-        self.delegation = Delegation(self)
-        self.census = Census(self)
-        self.splicer = Splicer(loop, splicer_binary(), self.log)
+        self._compose(loop, journal)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
@@ -120,6 +103,27 @@ class Switch:
         self.pick = _picker()
         self._listen_to_tables()
         loop.every(LISTENERS_SWEEP, self._sweep)
+
+    def _compose(self, loop: Loop, journal: Journal) -> None:
+        """The parts that carry out what is decided."""
+        self.relay = Relay(self, loop)
+        self.strays = Strays(self)
+        self.nameservers = NameServers(self, self.config.dns) if self.config.dns is not None else None
+        self.parking = Parking(loop, journal)
+        self.peeking = Peeking(loop)
+        self.flowlog = FlowLog(self.reports)
+        self.gates = Gates(self)
+        self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
+        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
+        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
+        self.scratch = Scratch()
+        self.flows = Flows(self.world, self.node_ips)
+        self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
+        self.holding = Holding(self)
+        self.waiting = Waiting(self)
+        self.delegation = Delegation(self)
+        self.census = Census(self)
+        self.splicer = Splicer(loop, splicer_binary(), self.log)
 
     def _listen_to_tables(self) -> None:
         self.services.on_up = self.datagrams.on_up = self.reports.server_up
