@@ -1,4 +1,7 @@
-"""UDP between two apps, and bare on loopback: who is connected costs nothing, who is not one notification a send."""
+"""UDP between two apps, and bare on loopback: who is connected costs what any filter costs, who is not a notification.
+
+What the filter's part is, is measured beside it: the same programs bare, behind a filter that allows everything.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from collections.abc import Callable, Iterator, Set
 from bench.cases import Run
 from bench.pairing import Figure, Target, ratios, take_turns
 from bench.processes import Process
-from bench.programs import DIRECT, Place
 
 ROUNDS = 500  # a turn
 WAYS = {
@@ -20,13 +22,14 @@ WAYS = {
 }
 
 
+PLACES = ("direct", "filtered", "ax")
+
+
 def measure(run: Run) -> Iterator[Figure]:
     """A turn's sample is the median of its round trips; of what is intercepted also the time for each datagram."""
     for pin, cpus in run.pins():
         with contextlib.ExitStack() as stack:
-            clients = {
-                place.name: stack.enter_context(_pair(run, place, cpus)) for place in (DIRECT, Place("ax", run.node))
-            }
+            clients = {name: stack.enter_context(_pair(run, name, cpus)) for name in PLACES}
             for way, (what, target, notified) in WAYS.items():
                 turns = take_turns({name: _turn(client, way) for name, client in clients.items()}, run.turns)
                 ours, direct = turns["ax"], turns["direct"]
@@ -40,6 +43,8 @@ def measure(run: Run) -> Iterator[Figure]:
                     sides={"ax": statistics.median(ours), "direct": statistics.median(direct)},
                     side_unit="us",
                 )
+                if way == "connected":
+                    yield _beyond(pin, turns)
                 if notified:
                     yield Figure(
                         name=f"datagrams.{pin}.{way}.each",
@@ -51,15 +56,28 @@ def measure(run: Run) -> Iterator[Figure]:
                     )
 
 
+def _beyond(pin: str, turns: dict[str, list[float]]) -> Figure:
+    return Figure(
+        name=f"datagrams.{pin}.connected.beyond",
+        what="of it: beside the same bare behind a seccomp filter that allows everything",
+        unit="x",
+        samples=ratios(turns["ax"], turns["filtered"]),
+        steady=pin == "pinned",
+        sides={"ax": statistics.median(turns["ax"]), "filtered": statistics.median(turns["filtered"])},
+        side_unit="us",
+    )
+
+
 @contextlib.contextmanager
-def _pair(run: Run, place: Place, cpus: Set[int]) -> Iterator[Process]:
+def _pair(run: Run, name: str, cpus: Set[int]) -> Iterator[Process]:
     """A client, and its server."""
-    node, program = place.node, run.programs["datagrams"]
+    node, program = run.node if name == "ax" else None, run.programs["datagrams"]
+    more = [name] if name == "filtered" else []
     host = "127.0.0.1" if node is None else node.fresh_ip()
     environment = dict(os.environ) if node is None else node.environment
-    words = [program, "serve", host]
+    words = [program, *more, "serve", host]
     with Process(words if node is None else node.run(host, "unix", words), environment, cpus) as server:
-        words = [program, "ask", host, *server.line().split()]
+        words = [program, *more, "ask", host, *server.line().split()]
         if node is not None:
             words = node.run(node.fresh_ip(), "unix", words)
         with Process(words, environment, cpus) as client:

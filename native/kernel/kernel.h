@@ -41,6 +41,7 @@
 #define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
 #endif
 #define PIDFD_THREAD_FLAG O_EXCL
+#define KCMP_FILE_TYPE 0
 #define KCMP_EPOLL_TFD_TYPE 7
 
 struct module_state {
@@ -61,7 +62,7 @@ extern PyType_Spec fd_spec;
 #define FUNCTIONS(X) \
     X(epoll_watch) X(wait) X(reply) X(reply_continue) X(still_valid) X(add_fd) \
     X(is_notifier) X(sync_wake_up) X(pidfd_open) X(fetch) X(fetch_sockaddr) X(read_argument) \
-    X(write_result) X(vm_write) X(epoll_has) X(socket) X(cookie) X(status_flags) \
+    X(write_result) X(vm_write) X(epoll_has) X(same_file) X(socket) X(cookie) X(status_flags) \
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \

@@ -182,6 +182,17 @@ PyObject *k_epoll_has(ARGS) {
     return PyBool_FromLong(result >= 0);
 }
 
+/* same_file(tid, number, other): does another process have the very file under the same number? kcmp(2) */
+PyObject *k_same_file(ARGS) {
+    int tid, number, other;
+    (void)module;
+    if (arity("same_file", nargs, 3) < 0 || as_int(args[0], &tid) < 0 || as_int(args[1], &number) < 0 ||
+        as_int(args[2], &other) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(syscall(SYS_kcmp, tid, other, KCMP_FILE_TYPE, (long)number, (long)number) == 0);
+}
+
 /* open_elsewhere(fd): closes fd; tells whether its file lives on because somebody else holds it.
  *
  * The kernel tells no one how many references a file has, but an epoll forgets a file with its last one. An unconnected

@@ -67,6 +67,9 @@ def write_result(listener: _Fd, id: int, tid: int, address: int, length_address:
     """Fill a value-result pair (accept(2), getsockname(2)). 0, EFAULT, EINVAL or ENOENT."""
 
 def vm_write(tid: int, address: int, data: bytes, /) -> bool: ...
+def same_file(tid: int, number: int, other: int, /) -> bool:
+    """Whether another process has the very file under the same number. kcmp(2), KCMP_FILE."""
+
 def epoll_has(tid: int, epoll: int, number: int, /) -> bool:
     """Whether an epoll of another process has a registration made under ``number``. kcmp(2), KCMP_EPOLL_TFD."""
 

@@ -72,6 +72,25 @@ def identity(tid: int) -> tuple[int, str]:
         return -1, ""
 
 
+def relatives(tid: int) -> list[int]:
+    """A process' parent and children, and those of its parent: who may have been forked from what it is. proc_pid(5).
+
+    Empty where the kernel does not list children (CONFIG_PROC_CHILDREN).
+    """
+    try:
+        own = thread_group(tid)
+        parent = int(_read(f"/proc/{own}/stat").rpartition(b")")[2].split()[1])
+        near = {parent, *_children(own), *(_children(parent) if parent > 1 else ())}
+    except (OSError, ValueError, IndexError):
+        return []
+    return sorted(near - {own, 0})
+
+
+def _children(pid: int) -> Iterator[int]:
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        yield from map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+
+
 # Signals that come while a program works: timers, children, I/O, Go's preemption, one's own; not those that end it.
 _PASSING = (
     signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGCHLD, signal.SIGURG, signal.SIGIO, signal.SIGUSR1,

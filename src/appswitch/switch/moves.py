@@ -22,14 +22,16 @@ from appswitch.switch.datagrams import (
     Datagram,
     Target,
 )
-from appswitch.switch.relay import at_any_address, share_port
+from appswitch.switch.netns import Host, Netns
+from appswitch.switch.relay import at_any_address, family_of, share_port
 from appswitch.switch.swap import swap
-from appswitch.switch.waiters import waits_elsewhere
+from appswitch.switch.waiters import is_tied
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 _NONBLOCK = 0o4000
+QUEUED = 256  # datagrams that go with a socket: what SO_RCVBUF usually has room for
 _ON = b"\1\0\0\0"
 
 
@@ -86,6 +88,8 @@ def move(switch: Switch, use: Use, place: App | None, target: Target, connected:
         error = _kernel.bind(made, sockaddr.encode(family, datagram.bound or own))
     elif place is not None:
         error = _bind_guest(made, family, own)
+    if error == 0 and place is not None and datagram.at_home and datagram.bound is not None:
+        _requeue(fd, made, home)  # while anybody may send to it
     if error == 0 and connected:
         error = _kernel.connect(made, sockaddr.encode(family, target.to))
     if error:
@@ -123,6 +127,24 @@ def _bind_guest(made: Fd, family: int, own: Address) -> int:
     return error
 
 
+def _requeue(old: Fd, made: Fd, home: Netns | Host) -> None:
+    """What waits in the old socket's queue waits in the new one's, from the same addresses. What cannot be is lost."""
+    own = _kernel.getsockname(made)
+    received = _kernel.receive(old)
+    for _ in range(QUEUED):
+        if isinstance(received, int) or isinstance(own, int):
+            return
+        data, source, _ = received
+        peer = sockaddr.decode(source)
+        family = family_of(peer.ip)
+        stand_in = home.socket(family, DGRAM)
+        at_any_address(stand_in, family)
+        share_port(stand_in)
+        if _kernel.bind(stand_in, sockaddr.encode(family, peer)) == 0:
+            _kernel.send_to(stand_in, data, sockaddr.encode(family, sockaddr.decode(own)), b"", 0)
+        received = _kernel.receive(old)
+
+
 def _replace(switch: Switch, datagram: Datagram, made: Fd, place: App | None) -> None:
     """The entry follows the descriptor."""
     switch.datagrams.forget(datagram)
@@ -154,7 +176,7 @@ def reach(switch: Switch, use: Use, place: App | None, target: Target) -> int:
     where = datagram.place
     left = where is not None and where.ended  # with the app that it was with
     free = datagram.at_home and not datagram.settled and not switch.relay.links(datagram)
-    if left or (free and not waits_elsewhere(use.call, use.call.int32(0))):
+    if left or (free and not is_tied(use.call, use.call.int32(0))):
         return move(switch, use, place, target, connected=False)
     if not datagram.at_home:
         error = _retreat(switch, use)

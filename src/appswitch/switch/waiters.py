@@ -1,4 +1,4 @@
-"""Threads that wait for a file: one that takes its place behind the descriptor would not wake them."""
+"""Who would be left with a file when another takes its place: threads that wait for it, other processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ _POLL = frozenset((7, 271) if _ON_X86_64 else (73,))  # poll, ppoll
 _SELECT = frozenset((23, 270) if _ON_X86_64 else (72,))  # select, pselect6
 _POLLFD = 8  # sizeof(struct pollfd)
 MAX_POLLED = 4096
+MAX_RELATIVES = 64  # processes that are compared; with more around it nobody is
+
+
+def is_tied(call: Call, number: int) -> bool:
+    """Whether the file at ``number`` has to stay: a thread waits for it, or a relative has it under the same number."""
+    if waits_elsewhere(call, number):
+        return True
+    near = procfs.relatives(call.tid)
+    return len(near) <= MAX_RELATIVES and any(_kernel.same_file(call.tid, number, other) for other in near)
 
 
 def waits_elsewhere(call: Call, number: int) -> bool:

@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from appswitch import _kernel
 from appswitch.kernel import procfs
 
 ME = os.getpid()
@@ -132,3 +133,27 @@ def test_handlers_of_passing_signals(handler: str, catches: bool) -> None:
 def test_a_process_that_is_gone_catches_nothing() -> None:
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL  # but we live
     assert not procfs.catches_passing_signals(NOBODY)
+
+
+def test_relatives_and_what_they_share() -> None:
+    """A child has what its parent had when it was forked, until one of them closes it."""
+    reading, writing = os.pipe()
+    own = os.open("/dev/null", os.O_RDONLY)
+    child = os.fork()
+    if not child:
+        os.close(own)
+        os.write(writing, b"x")
+        signal.pause()
+    try:
+        assert os.read(reading, 1) == b"x"
+        assert {child, os.getppid()} <= {*procfs.relatives(os.getpid())}
+        assert os.getpid() in procfs.relatives(child)
+        assert _kernel.same_file(os.getpid(), reading, child)
+        assert not _kernel.same_file(os.getpid(), own, child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for number in (reading, writing, own):
+            os.close(number)
+    assert child not in procfs.relatives(os.getpid())
+    assert procfs.relatives(child) == []
