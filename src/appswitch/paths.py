@@ -49,7 +49,7 @@ class RunDir:
 
     @property
     def delegate(self) -> Path:
-        """Where proxies get connections: Unix SOCK_SEQPACKET, mode 0666 (SO_PEERCRED decides)."""
+        """Where proxies get connections (`appswitch.delegate`): Unix SOCK_SEQPACKET, mode 0666, SO_PEERCRED decides."""
         return self.path / "delegate.sock"
 
     @property

@@ -66,16 +66,17 @@ class Proxies:
 
     def first(self, name: str, client: End, attributes: Attributes | None, had: Collection[str]) -> Proxy | bool | None:
         """The first of a chain that wants the connection, None, or True: its first bytes have to be known."""
-        seen = set(had)
+        seen = set[str]()
         while name and name not in seen:
             seen.add(name)
             proxy = self.by_name.get(name)
             if proxy is None:
                 return None
-            if proxy.wants and attributes is None:
-                return True
-            if not is_own(proxy, client) and _wants(proxy, attributes or {}):
-                return proxy
+            if name not in had and not is_own(proxy, client):
+                if proxy.wants and attributes is None:
+                    return True
+                if _wants(proxy, attributes or {}):
+                    return proxy
             name = proxy.next
         return None
 

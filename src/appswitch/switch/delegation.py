@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address
-from appswitch.delegate.proxyprotocol import encode_v2
+from appswitch.delegate.proxyprotocol import Command, Header, Transport, encode
 from appswitch.model import ProxyRow
 from appswitch.resources import BackendSpec, Proxy
 from appswitch.routing.clusters import Upstream
@@ -72,7 +72,7 @@ class Delegation:
         if self._service(verdict) is None:
             return self._without(attempt, raw, path, verdict, proxy)
         if proxy.header == "v2":
-            header = encode_v2(source_of(attempt.sock, path), verdict.to)
+            header = _header(source_of(attempt.sock, path), verdict.to)
             return self._switch.holding.connect(attempt, path, None, header)
         source = source_of(attempt.sock, path)
         outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient=True)
@@ -128,7 +128,7 @@ class Delegation:
     def _announce(self, fd: Fd, held: Held, verdict: Delegate) -> Fd:
         """Put a PROXY header in front of what has come already: only a copy of the stream can have that."""
         ours, theirs = (Fd(end.detach()) for end in socket.socketpair())
-        _kernel.send(ours, encode_v2(held.client, verdict.to), 0)
+        _kernel.send(ours, _header(held.client, verdict.to), 0)
         self._switch.splice(held, None, verdict.to, fd, ours)
         return theirs
 
@@ -157,3 +157,8 @@ class Delegation:
             active=guest.active if guest is not None else 0, taken=counts.taken, passed=counts.passed,
             dropped=counts.dropped, handed_on=counts.handed_on, failed=counts.failed,
         )  # fmt: skip
+
+
+def _header(source: Address, destination: Address) -> bytes:
+    """What `accept-proxy` of HAProxy and `proxy_protocol` of nginx read first."""
+    return encode(Header(Command.PROXY, Transport.STREAM, source, destination))
