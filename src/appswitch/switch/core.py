@@ -54,7 +54,6 @@ LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were c
 _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
-UNKNOWN_BACKLOG = 128  # of a service that listened before this switch was there
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 _MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 
@@ -195,7 +194,7 @@ class Switch:
 
     def offer(self, service: Service, arrival: Arrival) -> bool:
         """A connection that the switch holds is the next one that the service accepts. False: its queue is full."""
-        if len(service.returned) > (service.backlog or UNKNOWN_BACKLOG):
+        if len(service.returned) > service.room():
             return False
         service.returned.append(arrival)
         if service.parked:

@@ -18,6 +18,8 @@ from appswitch.switch.parking import Queue
 from appswitch.switch.sockets import Socket, Sockets, own_address
 
 _SOCK_STREAM = 1
+SOMAXCONN = 4096  # net.core.somaxconn, since Linux 5.4
+UNKNOWN_BACKLOG = 128  # of a service that listened before this switch was there
 
 
 class Arrival(NamedTuple):
@@ -68,6 +70,10 @@ class Service:
         self.rung = False  # a bell is in the queue
         self.watched = False  # for shutdown(2)
         self.announced: ServerRow | None = None  # what others were told of it last
+
+    def room(self) -> int:
+        """Connections that may wait for accept(2): listen(2). A negative backlog is as many as the system allows."""
+        return SOMAXCONN if self.backlog < 0 else self.backlog or UNKNOWN_BACKLOG
 
     def own(self, to: Address) -> Address:
         """What a connection to ``to`` has as its local address here."""
