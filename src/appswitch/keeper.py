@@ -295,7 +295,7 @@ class Keeper:
         finally:
             self._sweep()
             _remove_sockets(os.path.join(self.directory, "s"))
-            os.unlink(os.path.join(self.directory, "daemon.pid"))
+            _remove(self.directory, ("daemon.pid",))
             os.close(lock)
         return self.status
 
