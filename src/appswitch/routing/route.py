@@ -125,10 +125,13 @@ def route(flow: Flow, world: World) -> Verdict:
     verdict = directly(flow, world)
     if not world.proxies or flow.direct or not isinstance(verdict, Local | Balanced | Outside):
         return verdict
-    return _by_proxy(flow, verdict, world, world.proxies)
+    if isinstance(verdict, Balanced) and verdict.hold is not None:
+        return verdict  # first bytes say whether it is allowed, and where to: before a proxy has it
+    return by_proxy(flow, verdict, world, world.proxies)
 
 
-def _by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
+def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
+    """The same, or `Delegate` where a proxy is to have the connection."""
     server, port, cluster = _addressed(verdict, world)
     if server.app_id and server.app_id == flow.client.app_id:
         return verdict
