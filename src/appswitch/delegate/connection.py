@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from appswitch.delegate import packets
 from appswitch.delegate.link import Link
-from appswitch.delegate.messages import Action, Done, Verdict
+from appswitch.delegate.messages import Action, Done, Verdict, encode
 from appswitch.delegate.metadata import Metadata
 
 _LINGER = 5.0  # seconds that the end of what was written has, once a connection is closed
@@ -87,7 +87,10 @@ class Connection:
         await self._refuse(Verdict(self.metadata.connection, Action.PASS))
 
     async def drop(self, errno: int = 0) -> None:
-        """The app's call fails with ``errno`` where it still can (0: ECONNREFUSED), else its connection is reset."""
+        """The app's call fails with ``errno`` where it still can (0: ECONNREFUSED), else its connection is cut.
+
+        Raises ValueError for what is no errno.
+        """
         await self._refuse(Verdict(self.metadata.connection, Action.DROP, errno))
 
     async def hand_on(self, name: str = "") -> None:
@@ -139,6 +142,7 @@ class Connection:
 
     async def _refuse(self, verdict: Verdict) -> None:
         self._answering()
+        encode(verdict)  # raises here what it has to raise, while the connection can still be answered
         self._end()
         await self._link.send(verdict)
 
