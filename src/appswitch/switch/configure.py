@@ -38,6 +38,7 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.table.changed()
     switch.datagrams.table.changed()
     if message.done:
+        switch.census.regularly()  # after a restart limits hold from the first connection on
         switch.gates.reconcile()
         switch.early.begin()
 
