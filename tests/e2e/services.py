@@ -25,7 +25,7 @@ class Services:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for plural in ("vservices", "policies", "references"):
+        for plural in ("vservices", "policies", "references", "proxies"):
             for one in self.daemon.get(plural):
                 status, told = self.daemon.rest("DELETE", f"/v1/{plural}/{one['metadata']['name']}")
                 assert status == 200, told
