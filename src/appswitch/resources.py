@@ -1,9 +1,9 @@
-"""What users configure: virtual services, policies, service references. Frozen values, checked where they came in.
+"""What users configure: virtual services, policies, references, proxies. Frozen values, checked where they came in.
 
 A resource as it is written in a file, sent over REST and stored has an envelope (`docs/services.md`)::
 
     apiVersion: appswitch/v1
-    kind: VService | Policy | Reference
+    kind: VService | Policy | Reference | Proxy
     metadata: {name: web}
     spec: ...
 

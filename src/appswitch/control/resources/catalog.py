@@ -13,7 +13,7 @@ import msgspec
 
 from appswitch.control.pools import Pools
 from appswitch.networks import IPAddress
-from appswitch.resources import Kind, Reference, Resource, VService, kind_of
+from appswitch.resources import Kind, Policy, Proxy, Reference, Resource, VService, kind_of
 
 Key = tuple[Kind, str]
 
@@ -40,6 +40,7 @@ class _Tables:
         self.entries: dict[Key, Entry] = {}
         self.vservice_at: dict[str, str] = {}  # by address
         self.references_at: dict[str, frozenset[str]] = {}  # by network
+        self.proxies_at: dict[str, frozenset[str]] = {}  # by the name or address of their listener
         self.pooled: set[IPAddress] = set()  # addresses of the pools that are taken
         self.owned: dict[int, int] = {}  # how many by uid
 
@@ -86,6 +87,9 @@ class Catalog:
         elif isinstance(resource, Reference):
             there = now.references_at.get(resource.network, frozenset())
             now.references_at[resource.network] = there | {resource.name}
+        elif isinstance(resource, Proxy) and resource.listener:
+            host = listener_host(resource)
+            now.proxies_at[host] = now.proxies_at.get(host, frozenset()) | {resource.name}
         now.pooled |= self._pooled(resource)
 
     def remove(self, key: Key) -> Entry | None:
@@ -105,6 +109,11 @@ class Catalog:
             if left:
                 now.references_at[resource.network] = left
                 now.pooled |= self._pooled(resource)  # the others are at the same address
+        elif isinstance(resource, Proxy) and resource.listener:
+            host = listener_host(resource)
+            others = now.proxies_at.pop(host) - {resource.name}
+            if others:
+                now.proxies_at[host] = others
         return entry
 
     def _pooled(self, resource: Resource) -> set[IPAddress]:
@@ -127,10 +136,20 @@ class Catalog:
         entry = self._now.entries.get(("VService", name))
         return entry.resource if entry is not None and isinstance(entry.resource, VService) else None
 
+    def proxy(self, name: str) -> Proxy | None:
+        """By its name."""
+        entry = self._now.entries.get(("Proxy", name))
+        return entry.resource if entry is not None and isinstance(entry.resource, Proxy) else None
+
     def vservice_at(self, ip: str) -> VService | None:
         """By its address in canonical form."""
         name = self._now.vservice_at.get(ip)
         return None if name is None else self.vservice(name)
+
+    def proxies_of(self, host: str) -> list[Proxy]:
+        """Those whose app has this name or address: they are called so, or listen there."""
+        names = self._now.proxies_at.get(host, frozenset()) | {host}
+        return [one for name in sorted(names) if (one := self.proxy(name)) is not None]
 
     def references_at(self, network: str) -> list[Reference]:
         """Those of exactly this network."""
@@ -151,6 +170,14 @@ class Catalog:
     def owners_of_name(self, name: str) -> set[int]:
         """The users whose vservice or reference is called so."""
         return {one.uid for view in self._views() for one in view.named(name)}
+
+    def owners_of_proxy(self, name: str) -> set[int]:
+        """The users whose proxy is called so."""
+        return {proxy.uid for view in self._views() if (proxy := view.proxy(name)) is not None}
+
+    def owners_of_proxies_of(self, host: str) -> set[int]:
+        """The users whose proxy an app of this name or address would be."""
+        return {one.uid for view in self._views() for one in view.proxies_of(host)}
 
     def owners_of_address(self, ip: str) -> set[int]:
         """The users whose vservice, or whose reference to one address, is there."""
@@ -173,6 +200,22 @@ class Catalog:
         yield self
         if self._pending is not None:
             yield self._pending
+
+
+def listener_host(proxy: Proxy) -> str:
+    """The name or address of the app that it runs as; empty where it connects to the delegation endpoint."""
+    return proxy.listener.rpartition(":")[0].strip("[]")
+
+
+def leads_to(resource: Resource) -> str:
+    """The proxy that a resource names, or nothing."""
+    match resource:
+        case VService() | Policy():
+            return resource.proxy
+        case Proxy():
+            return resource.next
+        case _:
+            return ""
 
 
 def alone(ip: str) -> str:

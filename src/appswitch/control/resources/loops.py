@@ -1,10 +1,10 @@
-"""Vservices that lead to vservices: allowed, as long as every way ends somewhere. Pure."""
+"""Vservices that lead to vservices, proxies that hand on to proxies: allowed, as long as every way ends. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from appswitch.resources import BackendSpec, VService
+from appswitch.resources import BackendSpec, Proxy, VService
 
 Find = Callable[[str], VService | None]  # by name, by address
 
@@ -26,6 +26,22 @@ def loop(start: VService, named: Find, at: Find) -> list[str] | None:
         elif one.name not in seen:
             seen.add(one.name)
             ways.append(([*way, one.name], _next(one, named, at)))
+    return None
+
+
+def chain(start: Proxy, named: Callable[[str], Proxy | None]) -> list[str] | None:
+    """The names on the way from ``start`` along ``next`` back to it, both ends included.
+
+    All others are known to be without a loop of their own.
+    """
+    way = [start.name]
+    name = start.next
+    while name:
+        way.append(name)
+        if name == start.name:
+            return way
+        proxy = named(name)
+        name = proxy.next if proxy is not None else ""
     return None
 
 
