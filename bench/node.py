@@ -19,6 +19,7 @@ from typing import Any, Self
 from bench.processes import BenchError, Process
 
 READY = 20.0  # seconds
+_JSON = {"Content-Type": "application/json"}
 
 
 class Node:
@@ -77,17 +78,30 @@ class Node:
 
     def get(self, what: str) -> dict[str, Any]:
         """GET /v1/``what``. Raises BenchError."""
+        rows: dict[str, Any] = self._ask("GET", what)
+        return rows
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """POST /v1/apply. Raises BenchError when one is rejected."""
+        for row in self._ask("POST", "apply", documents)["results"]:
+            if row["result"] == "rejected":
+                raise BenchError(f"rejected: {row}")
+
+    def delete(self, what: str) -> None:
+        """DELETE /v1/``what``. Raises BenchError."""
+        self._ask("DELETE", what)
+
+    def _ask(self, method: str, what: str, body: object = None) -> Any:
         connection = _UnixConnection(self.run_dir / "rest.sock")
         try:
-            connection.request("GET", f"/v1/{what}")
+            connection.request(method, f"/v1/{what}", None if body is None else json.dumps(body), _JSON)
             answer = connection.getresponse()
-            body = answer.read()
+            text = answer.read()
         finally:
             connection.close()
-        if answer.status != 200:
-            raise BenchError(f"GET /v1/{what}: {answer.status} {body[:200]!r}")
-        rows: dict[str, Any] = json.loads(body)
-        return rows
+        if not 200 <= answer.status < 300:
+            raise BenchError(f"{method} /v1/{what}: {answer.status} {text[:200]!r}")
+        return json.loads(text or b"null")
 
     def switch_cpu(self) -> int:
         """Nanoseconds that the switch has run so far, in user mode and in the kernel."""

@@ -69,21 +69,40 @@ def places(node: Node) -> tuple[Place, ...]:
 
 
 @contextlib.contextmanager
-def pair(programs: Programs, place: Place, cpus: Set[int], workers: int = 1) -> Iterator[Process]:
+def pair(programs: Programs, place: Place, cpus: Set[int], workers: int = 1, http: bool = False) -> Iterator[Process]:
     """A client that is connected to nothing yet, and its server, which listens."""
-    node = place.node
+    with (
+        serving(programs, place, cpus, workers) as (host, port),
+        client_of(programs, place, cpus, host, port, http) as one,
+    ):
+        yield one
+
+
+@contextlib.contextmanager
+def serving(programs: Programs, place: Place, cpus: Set[int], workers: int = 1) -> Iterator[tuple[str, str]]:
+    """A server that listens: its address and port. Bare it has all of loopback."""
+    node, program = place.node, programs["server"]
     if node is None:
-        environment, host, spread = dict(os.environ), "127.0.0.1", SPREAD
-        server_words = [programs["server"], "0.0.0.0", "0", str(workers)]
-    else:
-        environment, host, spread = node.environment, node.fresh_ip(), 1
-        server_words = node.run(host, place.name, [programs["server"], host, "0", str(workers)])
-    with Process(server_words, environment, cpus) as server:
-        client_words = [programs["client"], host, server.line(), str(spread)]
-        if node is not None:
-            client_words = node.run(node.fresh_ip(), place.name, client_words)
-        with Process(client_words, environment, cpus) as client:
-            yield client
+        with Process([program, "0.0.0.0", "0", str(workers)], dict(os.environ), cpus) as server:
+            yield "127.0.0.1", server.line()
+        return
+    host = node.fresh_ip()
+    words = node.run(host, place.name, [program, host, "0", str(workers)])
+    with Process(words, node.environment, cpus) as server:
+        yield host, server.line()
+
+
+@contextlib.contextmanager
+def client_of(
+    programs: Programs, place: Place, cpus: Set[int], host: str, port: str, http: bool = False
+) -> Iterator[Process]:
+    """A client of that address. ``http``: what it sends first is a request."""
+    node = place.node
+    words = [programs["client"], host, port, str(SPREAD if node is None else 1), *(["http"] if http else [])]
+    if node is not None:
+        words = node.run(node.fresh_ip(), place.name, words)
+    with Process(words, dict(os.environ) if node is None else node.environment, cpus) as client:
+        yield client
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ iproute2              ip
 strace                strace
 curl                  curl
 nginx                 nginx                              nginx
+libnginx-mod-stream   /usr/lib/nginx/modules/ngx_stream_module.so
 iptables              iptables-save
 nftables              nft                                nftables
 redis-server          redis-server                       redis-server

@@ -1,10 +1,12 @@
-/* client HOST|PATH PORT SPREAD: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
+/* client HOST|PATH PORT SPREAD [http]: obeys the lines of standard input, and answers each with a line of JSON (nanoseconds).
  *
  *   connect N             N connections in turn: socket, connect, one round trip, close
  *   parallel CLIENTS N    as many processes at a time, N connections each
  *   rounds N              round trips on one connection
  *   upload MS             as much as can be written in so many milliseconds, and read by the server
  *   download MS           the other way round
+ *
+ * With `http` a connection begins with a request of HTTP, in connections and in rounds; it is echoed as anything else.
  *
  * Connections go to SPREAD addresses in turn, HOST and those after it: a closed TCP connection keeps its port for a
  * minute, and a client that has used up its ports measures how hard it is to find one. rounds, upload and download
@@ -15,6 +17,16 @@
 static struct sockaddr_in server;
 static struct sockaddr_un door = {.sun_family = AF_UNIX};
 static uint32_t spread, next_one;
+static char echoed[MESSAGE] = {ECHO}, requested[] = "GET /api/items HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
+static char *opening = echoed;
+static size_t opening_size = MESSAGE;
+
+/* The first round trip of a connection. */
+static void open_with(int fd) {
+    char answer[sizeof requested];
+    put(fd, opening, opening_size);
+    get(fd, answer, opening_size);
+}
 
 static struct sockaddr_in *next_server(void) {
     static struct sockaddr_in address;
@@ -42,7 +54,7 @@ static void connections(long count) {
         int64_t socketed = now();
         check(connect(fd, (struct sockaddr *)to, sizeof *to) == 0, "connect");
         int64_t connected = now();
-        exchange(fd);
+        open_with(fd);
         int64_t answered = now();
         close(fd);
         made[i] = socketed - start;
@@ -76,7 +88,7 @@ static void parallel(int clients, long count) {
             }
             for (long n = 0; n < count; n++) {
                 int fd = dial(next_server());
-                exchange(fd);
+                open_with(fd);
                 close(fd);
             }
             _exit(0);
@@ -102,7 +114,7 @@ static void parallel(int clients, long count) {
 static void rounds(long count) {
     int64_t *taken = list(count);
     int fd = dial_one();
-    exchange(fd);
+    open_with(fd);
     for (long i = 0; i < count; i++) {
         int64_t start = now();
         exchange(fd);
@@ -148,8 +160,12 @@ static void download(long milliseconds) {
 int main(int argc, char **argv) {
     char line[256];
     long one, two;
-    if (argc != 4) {
-        return usage("client HOST|PATH PORT SPREAD");
+    if (argc < 4 || argc > 5) {
+        return usage("client HOST|PATH PORT SPREAD [http]");
+    }
+    if (argc == 5) {
+        opening = requested;
+        opening_size = sizeof requested - 1;
     }
     if (argv[1][0] == '/') {
         strncpy(door.sun_path, argv[1], sizeof door.sun_path - 1);

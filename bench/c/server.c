@@ -15,7 +15,7 @@ static void serve(int fd) {
         }
     }
     for (; n > 0 && purpose != DOWN; n = read(fd, buffer, sizeof buffer)) {
-        if (purpose == ECHO && write(fd, buffer, (size_t)n) != n) {
+        if (purpose != UP && write(fd, buffer, (size_t)n) != n) {
             break;
         }
     }

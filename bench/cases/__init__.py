@@ -67,8 +67,11 @@ def cases() -> dict[str, Measure]:
         growth,
         names,
         policies,
+        proxies,
+        services,
         splice,
         startup,
+        verdicts,
     )
 
     return {
@@ -84,6 +87,9 @@ def cases() -> dict[str, Measure]:
         "names": names.measure,
         "balance": balance.measure,
         "policies": policies.measure,
+        "verdicts": verdicts.measure,
+        "services": services.measure,
+        "proxies": proxies.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,

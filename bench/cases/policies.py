@@ -21,7 +21,7 @@ WHAT = {"remembered": Target(at_most=1.2), "new": None}
 
 def measure(run: Run) -> Iterator[Figure]:
     """Processor time of a decision, as a ratio to that with the fewest policies."""
-    subjects = {f"{what} {count}": turn for count in COUNTS for what, turn in _turns(Policies(_policies(count)))}
+    subjects = {f"{what} {count}": turn for count in COUNTS for what, turn in _turns(Policies(policies_of(count)))}
     results = take_turns(subjects, run.turns)
     least = COUNTS[0]
     for what, target in WHAT.items():
@@ -69,7 +69,7 @@ def _end(number: int) -> End:
     return End(number, f"app{app}-{number % 3}", (), labels, bytes((10, 1, number >> 8 & 255, number & 255)))
 
 
-def _policies(count: int) -> Iterator[Policy]:
+def policies_of(count: int) -> Iterator[Policy]:
     """Each app has a few of its own, as they are written: by labels, names, networks, of either direction."""
     kinds = itertools.cycle((_from_label, _from_network, _egress, _not_from, _outside))
     return (kind(number) for number, kind in zip(range(count), kinds, strict=False))

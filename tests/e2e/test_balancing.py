@@ -180,3 +180,31 @@ def test_circuit_breaking(switched: Switched, services: Services, error: str) ->
     assert ask(switched, ip) == "one"
     assert services.backends("small")[str(server.ip)]["state"] == "healthy", "full is not ill"
     leave(second)
+
+
+def test_pending_connections(switched: Switched, services: Services) -> None:
+    """A server that does not accept gets two, whatever its queue would hold; the next go to another one."""
+    script = "import socket, time; s = socket.create_server(('', 7000), backlog=50); time.sleep(60)"
+    deaf = switched.start(PYTHON, "-c", script, listening=7000)
+    ip = services.vservice("deaf", str(deaf.ip), ports="7000", limits={"pending": 2, "error": "ETIMEDOUT"})
+    waiting = [switched.start("socat", "-", f"TCP:{ip}:7000", stdin=subprocess.PIPE) for _ in range(2)]
+    wait_until(lambda: services.backends("deaf")[str(deaf.ip)]["total"] == 2, "two of them")
+    assert ask(switched, ip, status=1) == "Connection timed out"
+    other = greeter(switched, "other")
+    services.vservice("deaf", str(deaf.ip), str(other.ip), ports="7000", ip=ip, limits={"pending": 2})
+    assert {ask(switched, ip) for _ in range(2)} == {"other"}
+    for client in waiting:
+        hang_up(client)
+        client.kill()
+
+
+def test_ipv6(switched: Switched, services: Services) -> None:
+    """A vservice with an address of each family; a backend has those that it has."""
+    both = f"{switched.addresses.v4()},{switched.addresses.v6()}"
+    script = "TCP6-LISTEN:7000,ipv6-v6only=0,fork"
+    server = switched.start("socat", script, "SYSTEM:echo $SOCAT_PEERADDR; cat", ip=both, listening=7000)
+    ip, ip6 = switched.addresses.v4(), switched.addresses.v6()
+    services.vservice("dual", {"ip": str(server.ip).split(",")[1]}, ports="80:7000", ip=f"{ip},{ip6}")
+    own = f"{switched.addresses.v4()},{switched.addresses.v6()}"
+    seen = switched.run("sh", "-c", f"socat - TCP:{ip}:80; socat - TCP6:[{ip6}]:80", ip=own).stdout.split()
+    assert len(seen) == 2, seen

@@ -67,3 +67,29 @@ def test_nothing_is_lost(switched: Switched, services: Services, kind: str) -> N
             assert row["end"] == "eof" or "closes" in one["name"], (one, row)
     services.wait_settled()
     wait_until(lambda: services.descriptors() <= before, lambda: f"{services.descriptors()} sockets, {before} before")
+
+
+READY = """if 1:
+    import select, socket, sys
+    with socket.create_server(("", 7000)) as listener:
+        while True:
+            select.select([listener], [], [])
+            sock, _ = listener.accept()
+            word = "again" if select.select([listener], [], [], 0)[0] else "idle"
+            with sock:
+                sock.sendall(word.encode())
+                sock.recv(100)
+"""
+
+
+@pytest.mark.also("tcp")
+def test_a_listener_is_ready_only_for_connections(switched: Switched, services: Services, kind: str) -> None:
+    """As PostgreSQL has it: who trusts select(2) and accepts from a blocking socket must not hang there."""
+    switched.transport = "tcp" if kind == "tcp" else ""
+    server = switched.start(PYTHON, "-c", READY, listening=7000)
+    routes = [{"match": {"http.path": ["*"]}, "backends": [{"ip": str(server.ip)}]}]
+    held = services.vservice("held", str(server.ip), ports="80:7000", routes=routes)
+    plain = services.vservice("plain", str(server.ip), ports="80:7000")
+    script = 'for ip in "$@"; do printf "GET / HTTP/1.0\\r\\n\\r\\n" | socat - TCP:$ip; echo; done'
+    got = switched.run("sh", "-c", script, "sh", f"{held}:80", f"{plain}:80", f"{server.ip}:7000", f"{held}:80")
+    assert got.stdout.split() == ["idle"] * 4

@@ -11,8 +11,8 @@ import pytest
 from e2e import postgres
 from e2e.servers import Nginx, certificate, redis
 from e2e.services import Services, Spec
-from e2e.world import PROGRAMS, Switched, authority, url
-from harness import App
+from e2e.world import PROGRAMS, PYTHON, Switched, authority, url
+from harness import App, wait_until
 
 CURL = "curl -sS --max-time 15"
 LONG = {"milliseconds": 10_000}
@@ -71,6 +71,36 @@ def test_http(switched: Switched, services: Services, place: Path, kind: str, cl
     seen = {line[0] for line in default_log.access + api_log.access}
     assert seen == {own}, "the client's own address"
     assert services.stats()["flows.allowed"] >= 10
+
+
+@pytest.mark.also("tcp")
+def test_every_way_of_waiting(switched: Switched, services: Services, kind: str) -> None:
+    """Servers notice a connection that is handed to them as they notice any other: threads, loops, processes."""
+    switched.transport = "tcp" if kind == "tcp" else ""
+    kinds = ("threading", "forking", "asyncio", "prefork", "select", "poll", "epoll", "edge", "oneshot", "exclusive")
+    program = PROGRAMS / "servers.py"
+    servers = [switched.start(PYTHON, program, one, "7000", listening=7000) for one in kinds]
+    routes = [{"match": {"http.path": ["*"]}, "backends": to(servers[0])}]
+    ip = services.vservice("all", *(str(one.ip) for one in servers), ports="80:7000", routes=routes, peek=LONG)
+    own = switched.addresses.v4()
+    seen = switched.run(PYTHON, PROGRAMS / "lines.py", ip, "80", "200", "16", ip=own, patience=40).stdout
+    assert seen.splitlines() == sorted(f"{own} {one.ip}|7000" for one in servers)
+
+
+@pytest.mark.also("tcp")
+def test_many_at_once(switched: Switched, services: Services, place: Path, kind: str) -> None:
+    """Each of many connections is held, and led to a server with several processes."""
+    switched.transport = "tcp" if kind == "tcp" else ""
+    nginx = [Nginx(place / word, http=f'server {{ listen 80 backlog=512; return 200 "{word}"; }}') for word in "ab"]
+    servers = [switched.start(*one.argv, listening=80) for one in nginx]
+    routes = [{"match": {"http.path": ["/b/*"]}, "backends": to(servers[1])}]
+    ip = services.vservice("site", *to(servers[0]), routes=routes, peek=LONG)
+    hey = "hey -n 1000 -c 100 -disable-keepalive"
+    script = f"{hey} {url(ip, path='/b/')} & {hey} {url(ip, path='/a/')}; wait"
+    loaded = switched.run("sh", "-c", script, patience=50).stdout
+    assert loaded.count("[200]\t1000 responses") == 2, loaded
+    wait_until(lambda: [len(one.access) for one in nginx] == [1000, 1000], "their logs")
+    assert [{line[3] for line in one.access} for one in nginx] == [{"/a/"}, {"/b/"}]
 
 
 def test_http2_and_grpc(switched: Switched, services: Services, place: Path) -> None:

@@ -51,20 +51,19 @@ def connect_to(switch: Switch, attempt: Attempt, raw: bytes) -> Outcome:
 
 def carry_out(switch: Switch, attempt: Attempt, raw: bytes, path: Path) -> Outcome:
     """Do what the verdict says. ``raw``: the sockaddr that was asked for."""
-    match path.verdict:
-        case Local():
-            return _local(switch, attempt, path, path.verdict)
-        case Balanced(hold=None):
-            return balanced(switch, attempt, path, path.verdict)
-        case Balanced(hold=peek):
-            assert peek is not None
-            return switch.holding.connect(attempt, path, peek)
-        case Delegate():
-            return switch.delegation.connect(attempt, raw, path, path.verdict)
-        case Wait():
-            return switch.waiting.connect(attempt, raw, path, path.verdict)
-        case _:
-            return _elsewhere(switch, attempt, path, path.verdict)
+    verdict = path.verdict
+    # No `match`: a class pattern makes a set, whatever it says, and this is every connection's way.
+    if isinstance(verdict, Local):
+        return _local(switch, attempt, path, verdict)
+    if isinstance(verdict, Balanced):
+        if verdict.hold is not None:
+            return switch.holding.connect(attempt, path, verdict.hold)
+        return balanced(switch, attempt, path, verdict)
+    if isinstance(verdict, Delegate):
+        return switch.delegation.connect(attempt, raw, path, verdict)
+    if isinstance(verdict, Wait):
+        return switch.waiting.connect(attempt, raw, path, verdict)
+    return _elsewhere(switch, attempt, path, verdict)
 
 
 def _local(switch: Switch, attempt: Attempt, path: Path, verdict: Local) -> Outcome:
@@ -75,7 +74,7 @@ def _local(switch: Switch, attempt: Attempt, path: Path, verdict: Local) -> Outc
         log.refused(path.flow, source, verdict, errno.ECONNREFUSED, "")
         return refuse(switch, attempt, Ends(attempt.sock.app.id, 0, source, verdict.to), errno.ECONNREFUSED)
     log.counts["allowed"] += 1
-    if log.followed or verdict.dry_run:
+    if log.followed or path.dry_run:
         log.told(path.flow, source, verdict, attempt.sock.unix)
     return outcome
 

@@ -111,7 +111,7 @@ def local(
     ``patient``: wait for room in a queue that is full, as TCP does; else `FULL`.
     """
     call, fd, sock, status, reply = attempt
-    to = path.destination()
+    to = path.destination
     while endpoints:
         endpoint = endpoints[switch.pick(len(endpoints))] if len(endpoints) > 1 else endpoints[0]
         service = switch.services.by_id.get(endpoint.id)
@@ -203,7 +203,7 @@ GRACE = 0.05  # seconds that a non-blocking connect(2) may be held back so that 
 
 def wait(switch: Switch, attempt: Attempt, on_timeout: Outcome, target: Target | None = None) -> Outcome:
     """For a connection in progress: what another connect(2) on it says is what the app is to hear."""
-    progress = _Progress(attempt, target)
+    progress = _Progress(switch, attempt, target)
     attempt.call.on_lost = attempt.sock.finish_again
     outcome = progress.look()
     if outcome is not None:
@@ -232,7 +232,8 @@ def _give_up_after(switch: Switch, parked: Parked, progress: _Progress, seconds:
 class _Progress:
     """A TCP connection that is being made, while its call waits. ``attempt.fd`` is the TCP socket."""
 
-    def __init__(self, attempt: Attempt, target: Target | None) -> None:
+    def __init__(self, switch: Switch, attempt: Attempt, target: Target | None) -> None:
+        self._switch = switch
         self._attempt = attempt
         self._target = target
         self.held = bool(attempt.status & NONBLOCK) and target is not None and target.patience is not None
@@ -251,10 +252,18 @@ class _Progress:
             self.late, error = False, errno.ETIMEDOUT
         where = self._target.again(fd, sock.family, error) if self._target is not None else None
         if where is None:
-            sock.phase, sock.answered = NEW, self._attempt.call.tid
-            return -error
+            return self._failed(error)
         sock.actual = where
         return None
+
+    def _failed(self, error: int) -> Outcome:
+        fd, sock = self._attempt.fd, self._attempt.sock
+        if self.held and error == errno.ECONNREFUSED:  # is heard of as with TCP: see `refuse`
+            sock.actual = sockaddr.encode(sock.family, self._switch.closed_ports[sock.family])
+            _kernel.connect(fd, sock.actual)
+            return -errno.EINPROGRESS
+        sock.phase, sock.answered = NEW, self._attempt.call.tid
+        return -error
 
     def _succeeded(self) -> Outcome:
         sock = self._attempt.sock

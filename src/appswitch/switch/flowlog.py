@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import Counter
 from typing import Literal, NamedTuple
 
 from appswitch import wire
@@ -17,6 +16,8 @@ from appswitch.switch.report import Reports
 
 AGAIN = 60.0  # seconds in which a flow that was denied by the same rule is not logged again
 REMEMBERED = 4096  # of those
+
+COUNTED = ("allowed", "denied", "refused", "waiting", "timed_out", "ejections", "dry_run_denied", "delegated")
 
 Carried = Transport | Literal["", "splice"]
 
@@ -42,7 +43,7 @@ class FlowLog:
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
         self.followed = False
-        self.counts: Counter[str] = Counter()
+        self.counts = dict.fromkeys(COUNTED, 0)
         self._logged: dict[_Seen, float] = {}
 
     def told(self, flow: Flow, client: Address, verdict: Local, unix: bool) -> None:

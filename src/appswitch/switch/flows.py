@@ -29,7 +29,7 @@ class Path:
     ``names`` holds the part of a connection's name that does not vary, by endpoint.
     """
 
-    __slots__ = ("client", "flow", "mapped", "names", "source", "to", "verdict")
+    __slots__ = ("client", "destination", "dry_run", "flow", "mapped", "names", "source", "to", "verdict")
 
     def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict) -> None:
         self.client = client
@@ -38,6 +38,8 @@ class Path:
         self.mapped = family == AF_INET6 and len(flow.to.ip) == 4  # asked for as ::ffff:a.b.c.d
         self.source = source  # the virtual address it comes from, unless the socket was bound to another
         self.verdict = verdict
+        self.destination: Address = getattr(verdict, "to", flow.to)  # what the client sees as its peer
+        self.dry_run = bool(getattr(verdict, "dry_run", ()))  # whether some policy would have denied it
         self.names: dict[int, bytes] = {}
 
     def otherwise(self, verdict: Verdict) -> Path:
@@ -49,16 +51,12 @@ class Path:
         if len(source) == 16:  # a vservice may lead from one family to the other
             source = self.client.seen_as(source, endpoint.bound.ip)
         if source is not self.source:
-            return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self.destination())
+            return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self.destination)
         tail = self.names.get(endpoint.id)
         if tail is None:
-            tail = naming.tail(self.client.id, endpoint.app_id, source, self.destination())
+            tail = naming.tail(self.client.id, endpoint.app_id, source, self.destination)
             self.names[endpoint.id] = tail
         return naming.head(port) + tail
-
-    def destination(self) -> Address:
-        """What the client sees as its peer."""
-        return getattr(self.verdict, "to", self.to)
 
 
 class Flows:
@@ -66,6 +64,7 @@ class Flows:
 
     def __init__(self, world: World, node: dict[int, bytes]) -> None:
         self._world = world
+        self._table = world.table
         self._node = node
         self._paths: dict[tuple[int, int, bytes], Path] = {}
         self._version = -1
@@ -75,9 +74,9 @@ class Flows:
 
         ``tid``: who asks, where policies are about single programs and users.
         """
-        if self._version != self._world.table.version or len(self._paths) > LIMIT:
+        if self._version != self._table.version or len(self._paths) > LIMIT:
             self._paths.clear()
-            self._version = self._world.table.version
+            self._version = self._table.version
         key = (app.id, family, raw)
         path = self._paths.get(key)
         if path is None:

@@ -62,7 +62,7 @@ class Holding:
         ``header`` comes before whatever the client sends.
         """
         call, fd, sock, status, reply = attempt
-        source, to = source_of(sock, path), path.destination()
+        source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path.verdict)
         zone = zone_of(path.client.spec.labels)
         held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, bool(header))

@@ -17,7 +17,6 @@ from appswitch.switch.apps import App
 from appswitch.switch.parking import Queue
 from appswitch.switch.sockets import Socket, Sockets, own_address
 
-_SOCK_STREAM = 1
 SOMAXCONN = 4096  # net.core.somaxconn, since Linux 5.4
 UNKNOWN_BACKLOG = 128  # of a service that listened before this switch was there
 

@@ -114,7 +114,7 @@ class Waiting:
         if self._by_app[sock.app.id] >= PER_APP or len(self._guests) >= LIMIT:
             return -errno.EAGAIN
         source = source_of(sock, path)
-        ends = Ends(sock.app.id, 0, source, path.destination())
+        ends = Ends(sock.app.id, 0, source, path.destination)
         room = _ToRoom(self._switch, self._room(sock.family), ends, verdict.seconds)
         outcome = tcp(self._switch, attempt, room)
         if outcome == -errno.EINPROGRESS:
@@ -191,7 +191,7 @@ class Waiting:
     def _admit(self, fd: Fd, guest: Guest, path: Path) -> None:
         self._restore(guest)
         held = Held(
-            path.flow, guest.client, path.destination(), unix=False, zone=zone_of(guest.app.spec.labels),
+            path.flow, guest.client, path.destination, unix=False, zone=zone_of(guest.app.spec.labels),
             since=guest.since, cookie=guest.cookie,
         )  # fmt: skip
         verdict = path.verdict

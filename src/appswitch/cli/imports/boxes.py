@@ -46,9 +46,11 @@ def subtract(one: Region, other: Region) -> Region:
     """What is in the first and not in the second; in as few boxes as is easy."""
     rest = list(one)
     for box in other:
+        if not rest:
+            break
         rest = [piece for mine in rest for piece in _without(mine, box)]
         _bounded(rest)
-    return tuple(rest) if rest == list(one) else merge(rest)
+    return merge(rest) if len(rest) > len(one) else tuple(rest)
 
 
 def _without(one: Box, other: Box) -> list[Box]:
@@ -66,17 +68,30 @@ def _without(one: Box, other: Box) -> list[Box]:
 
 def merge(boxes: Iterable[Box]) -> Region:
     """The same set in fewer boxes: those that differ in one place only become one."""
-    found = list(boxes)
+    found = [box for box in boxes if all(box)]
     for place in range(len(Box._fields)):
-        groups: dict[tuple[Ranges, ...], list[Ranges]] = {}
-        for box in found:
-            groups.setdefault(box[:place] + box[place + 1 :], []).append(box[place])
+        groups = _groups(found, place)
         if len(groups) < len(found):
             found = [
                 Box._make([*rest[:place], ranges.union(part for side in sides for part in side), *rest[place:]])
-                for rest, sides in groups.items()
+                for rest, sides in groups
             ]
     return _bounded(found)
+
+
+def _groups(boxes: list[Box], place: int) -> list[tuple[tuple[Ranges, ...], list[Ranges]]]:
+    """Boxes that are equal but for one place; by their ends first, for hashing all of a long side takes long."""
+    buckets: dict[tuple[object, ...], list[tuple[tuple[Ranges, ...], list[Ranges]]]] = {}
+    for box in boxes:
+        rest = box[:place] + box[place + 1 :]
+        bucket = buckets.setdefault(tuple((len(side), side[0], side[-1]) for side in rest), [])
+        for other, sides in bucket:
+            if other == rest:
+                sides.append(box[place])
+                break
+        else:
+            bucket.append((rest, [box[place]]))
+    return [group for bucket in buckets.values() for group in bucket]
 
 
 def within(one: Region, other: Region) -> bool:

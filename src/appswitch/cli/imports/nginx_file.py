@@ -52,12 +52,11 @@ def parse(text: str, source: str, report: Report) -> tuple[Directive, ...]:
     if len(text) > MAX_TEXT:
         raise InputError(f"{source}: more than {MAX_TEXT >> 20} MiB: give a part of it")
     parts = _FILE.split(text)  # text before, name, text, name, text ...
-    files = {name: content.removeprefix("\n") for name, content in zip(parts[1::2], parts[2::2], strict=True)} or {
-        source: text
-    }
-    main = next(iter(files))
+    files = {name: content.removeprefix("\n") for name, content in zip(parts[1::2], parts[2::2], strict=True)}
+    main = next(iter(files), source)
     trees = {name: _statements(content, name) for name, content in files.items()}
-    made = _Including(trees, os.path.dirname(main), report).directives(trees[main], main, (main,))
+    outermost = trees[main] if trees else _statements(text, source)
+    made = _Including(trees, os.path.dirname(main), report).directives(outermost, main, (main,))
     if not made:
         raise InputError(f"{source}: there is no directive in it: {GIVE}")
     return made

@@ -121,6 +121,8 @@ def _choices(line: Directive, path: str, upstreams: Upstreams) -> Sequence[Choic
         raise PassError(f"there is no {scheme} between clients and servers")
     if _SCHEMES[scheme]:
         raise PassError(_SCHEMES[scheme])
+    if rest.startswith("unix:"):
+        raise PassError(proxy.NO_SOCKETS)
     host, slash, uri = rest.partition("/")
     if slash and slash + uri != path:
         raise PassError("paths are not changed")

@@ -136,8 +136,8 @@ def _exact(entries: Sequence[Entry], scope: Scope) -> list[Piece]:
 
 def _denial(entry: Entry, error: ErrorName, regions: _Regions, before: Sequence[Piece]) -> Piece:
     """With the rule's own words, if all of that is denied with this error, or by a policy before: its error is told."""
-    denied = regions.denied[error]
-    whole = boxes.within(boxes.subtract(entry.match, denied), tuple(box for piece in before for box in piece.region))
+    rest = boxes.subtract(entry.match, regions.denied[error])
+    whole = not rest or boxes.within(rest, tuple(box for piece in before for box in piece.region))
     region = entry.match if whole else _widened(entry.effective, regions.denied[error])
     return Piece("deny", region, error, entry.rule)
 

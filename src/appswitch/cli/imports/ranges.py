@@ -61,8 +61,8 @@ def intersect(one: Ranges, other: Ranges) -> Ranges:
 
 def subtract(one: Ranges, other: Ranges) -> Ranges:
     """What is in the first and not in the second."""
-    if len(other) > 8 and len(other) > len(one) // 8:
-        return intersect(one, _complement(other))
+    if len(one) <= len(other):
+        return tuple(piece for interval in one for piece in _cut(interval, other))
     for low, high in other:
         first, last = _place(one, low), bisect_right(one, (high, inf))
         if first < last:
@@ -72,11 +72,15 @@ def subtract(one: Ranges, other: Ranges) -> Ranges:
     return one
 
 
-def _complement(ranges: Ranges) -> Ranges:
-    top = ADDRESSES[0][1]  # the widest of all that are counted here
-    lows = [0, *(high + 1 for _, high in ranges)]
-    highs = [*(low - 1 for low, _ in ranges), top]
-    return tuple((low, high) for low, high in zip(lows, highs, strict=True) if low <= high)
+def _cut(interval: Interval, other: Ranges) -> Iterator[Interval]:
+    """What of one interval lies between those of ``other``."""
+    low, high = interval
+    for a, b in other[_place(other, low) : bisect_right(other, (high, inf))]:
+        if low < a:
+            yield low, a - 1
+        low = b + 1
+    if low <= high:
+        yield low, high
 
 
 def within(one: Ranges, other: Ranges) -> bool:

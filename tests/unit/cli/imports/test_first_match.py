@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.cli.imports import firewall
+from tests.unit.cli.imports.firewall import Firewall
 
 from appswitch.cli.imports import iptables, nft, translate
 from appswitch.cli.imports.documents import Names
@@ -11,8 +14,6 @@ from appswitch.cli.imports.packetfilter import Base
 from appswitch.cli.imports.policies import UIDS
 from appswitch.cli.imports.report import Report
 from appswitch.resources import Policy
-from tests.unit.cli.imports import firewall
-from tests.unit.cli.imports.firewall import Firewall
 
 SLOW = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -25,10 +26,10 @@ def imported(bases: list[Base]) -> tuple[list[Policy], Report]:
     return [one for one in found if isinstance(one, Policy)], report
 
 
-def differences(filter: Firewall, policies: list[Policy], *, users: bool, errors: bool) -> list[str]:
+def differences(wall: Firewall, policies: list[Policy], *, users: bool, errors: bool) -> list[str]:
     found = []
     for packet in firewall.packets(users=users):
-        wanted, got = filter.judge(packet), firewall.decide(policies, packet)
+        wanted, got = wall.judge(packet), firewall.decide(policies, packet)
         if (wanted == "accept") != (got == "accept") or (errors and wanted != got):
             found.append(f"{packet}: {wanted}, and policies say {got}")
     return found[:3]
@@ -36,29 +37,29 @@ def differences(filter: Firewall, policies: list[Policy], *, users: bool, errors
 
 @SLOW
 @given(firewall.firewalls(users=False))
-def test_who_may_come_in(filter: Firewall) -> None:
-    policies, report = imported(iptables.read(filter.iptables("INPUT"), "x"))
+def test_who_may_come_in(wall: Firewall) -> None:
+    policies, report = imported(iptables.read(wall.iptables("INPUT"), "x"))
     assert report.left_out == ()
     assert all(policy.direction == "ingress" for policy in policies)
-    assert differences(filter, policies, users=False, errors=True) == []
+    assert differences(wall, policies, users=False, errors=True) == []
 
 
 @SLOW
 @given(firewall.firewalls(users=True))
-def test_who_may_go_out(filter: Firewall) -> None:
+def test_who_may_go_out(wall: Firewall) -> None:
     """Of users, who cannot all be said: then the rule is reported."""
-    policies, report = imported(iptables.read(filter.iptables("OUTPUT"), "x"))
+    policies, report = imported(iptables.read(wall.iptables("OUTPUT"), "x"))
     assert all(policy.direction == "egress" for policy in policies)
     assert all(one.why == UIDS for one in report.left_out)
     if not report.left_out:
-        assert differences(filter, policies, users=True, errors=False) == []
+        assert differences(wall, policies, users=True, errors=False) == []
 
 
 @SLOW
 @given(firewall.firewalls(users=True), st.sampled_from(("input", "output")))
-def test_nftables_reads_the_same(filter: Firewall, hook: str) -> None:
-    first = imported(nft.read(filter.nft(hook), "x"))[0]
-    other = imported(iptables.read(filter.iptables(hook.upper()), "x"))[0]
+def test_nftables_reads_the_same(wall: Firewall, hook: str) -> None:
+    first = imported(nft.read(wall.nft(hook), "x"))[0]
+    other = imported(iptables.read(wall.iptables(hook.upper()), "x"))[0]
     assert first == other
 
 
