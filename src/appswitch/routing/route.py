@@ -123,12 +123,14 @@ _PLAIN_BACKEND = BackendSpec()
 def route(flow: Flow, world: World) -> Verdict:
     """Decide: where to, and through whom."""
     verdict = directly(flow, world)
-    if not world.proxies or flow.direct or not isinstance(verdict, Local | Balanced | Outside):
+    return by_proxy(flow, verdict, world) if isinstance(verdict, Local | Balanced | Outside) else verdict
+
+
+def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World) -> Verdict:
+    """The same, or a proxy that is to have the connection first."""
+    proxies = world.proxies
+    if not proxies or flow.direct:
         return verdict
-    return _by_proxy(flow, verdict, world, world.proxies)
-
-
-def _by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
     server, port, cluster = _addressed(verdict, world)
     if server.app_id and server.app_id == flow.client.app_id:
         return verdict

@@ -18,7 +18,7 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.resources import Peek
 from appswitch.routing.l7 import Peeked, as_attributes
 from appswitch.routing.policy import End
-from appswitch.routing.route import Balanced, Deny, Flow, Local, Verdict, route
+from appswitch.routing.route import Balanced, Delegate, Deny, Flow, Local, Verdict, by_proxy, route
 from appswitch.switch.held import Held, reset
 from appswitch.switch.services import Arrival, Service
 
@@ -98,7 +98,7 @@ class Gates:
     @property
     def judges(self) -> bool:
         """Whether strangers at exposed ports have to be looked at."""
-        return bool(self._switch.policies)
+        return bool(self._switch.policies or self._switch.proxies)
 
     def admit_to(self, service: Service, fd: Fd, client: Address, local: Address) -> None:
         """A connection of a stranger to an exposed port, which leads to this service and no other."""
@@ -110,11 +110,7 @@ class Gates:
         server = app.end(held.to.ip)
         decision = self._switch.policies.decide(held.flow.client, server, held.to.port, "tcp", attributes)
         if decision.allowed is None:
-
-            def done(end: Fd, peeked: Peeked) -> None:
-                self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
-
-            self._switch.peeking.start(fd, Peek(), done)
+            self._look(service, fd, held, Peek())
             return
         log = self._switch.flowlog
         if not decision.allowed:
@@ -122,7 +118,25 @@ class Gates:
             log.refused(held.flow, held.client, Deny(error, decision.rule, decision.dry_run), error, decision.rule)
             reset(fd, held)
             return
-        verdict = Local((service.endpoint,), held.to, decision.dry_run)
+        direct = Local((service.endpoint,), held.to, decision.dry_run)
+        match by_proxy(held.flow, direct, self._switch.world):
+            case Delegate(hold=Peek() as peek):
+                self._look(service, fd, held, peek)
+            case Delegate() as verdict:
+                self._switch.delegation.take(fd, held, verdict)
+            case _:
+                self._admit_directly(service, fd, held, direct)
+
+    def _look(self, service: Service, fd: Fd, held: Held, peek: Peek) -> None:
+        """Judge it again when its first bytes are known."""
+
+        def done(end: Fd, peeked: Peeked) -> None:
+            self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
+
+        self._switch.peeking.start(fd, peek, done)
+
+    def _admit_directly(self, service: Service, fd: Fd, held: Held, verdict: Local) -> None:
+        log = self._switch.flowlog
         arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
         if service.id in self._switch.services.by_id and self._switch.offer(service, arrival):
             log.counts["allowed"] += 1
