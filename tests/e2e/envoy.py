@@ -32,8 +32,8 @@ class Access(NamedTuple):
     asked: str
     path: str
     code: int
-    upstream: str
-    tried: int
+    upstream: str | None
+    tried: int | None
 
     @property
     def client_ip(self) -> str:
@@ -74,7 +74,7 @@ class Envoy:
         """What it has logged so far."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         rows = [json.loads(line) for line in lines]
-        return [Access(**row | {"code": int(row["code"]), "tried": int(row["tried"] or 0)}) for row in rows]
+        return [Access(**row) for row in rows]
 
     def by(self, client: str) -> list[Access]:
         """What it has logged of one client."""
@@ -103,7 +103,7 @@ class Envoy:
         log = _typed(
             "envoy.extensions.access_loggers.file.v3.FileAccessLog",
             path=str(self._log),
-            log_format={"json_format": LOG, "omit_empty_values": True},
+            log_format={"json_format": LOG},
         )
         router = _typed("envoy.extensions.filters.http.router.v3.Router")
         manager = _typed(
