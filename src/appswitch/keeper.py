@@ -38,7 +38,7 @@ BURST_SECONDS = 10.0  # ... within this is given up
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 MAX_NAMES = 120 << 10  # bytes: LISTEN_FDNAMES must fit one argument of execve(2), MAX_ARG_STRLEN is 128 KiB
 SCM_MAX_FD = 253  # descriptors that the kernel passes in one message, unix(7)
-SOCKETS = ("rest.sock", "attach.sock", "switch.sock", "notify.sock")
+SOCKETS = ("rest.sock", "attach.sock", "switch.sock", "delegate.sock", "notify.sock")
 STATE = ("state.db", "state.db-wal", "state.db-shm", "state.db-journal")
 LEFTOVERS = (*SOCKETS, "resolv.conf", *STATE)  # removed when the daemon is gone
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -295,7 +295,7 @@ class Keeper:
         finally:
             self._sweep()
             _remove_sockets(os.path.join(self.directory, "s"))
-            os.unlink(os.path.join(self.directory, "daemon.pid"))
+            _remove(self.directory, ("daemon.pid",))
             os.close(lock)
         return self.status
 

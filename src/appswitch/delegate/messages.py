@@ -34,6 +34,7 @@ class Action(enum.IntEnum):
     PASS = 2  # the fast path: as if there were no proxy
     DROP = 3  # with an errno
     NEXT = 4  # another proxy is to have it
+    FAIL = 5  # it cannot say: what is configured for its failures
 
 
 class Hello(NamedTuple):

@@ -123,14 +123,15 @@ _PLAIN_BACKEND = BackendSpec()
 def route(flow: Flow, world: World) -> Verdict:
     """Decide: where to, and through whom."""
     verdict = directly(flow, world)
-    return by_proxy(flow, verdict, world) if isinstance(verdict, Local | Balanced | Outside) else verdict
-
-
-def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World) -> Verdict:
-    """The same, or a proxy that is to have the connection first."""
-    proxies = world.proxies
-    if not proxies or flow.direct:
+    if not world.proxies or flow.direct or not isinstance(verdict, Local | Balanced | Outside):
         return verdict
+    if isinstance(verdict, Balanced) and verdict.hold is not None:
+        return verdict  # first bytes say whether it is allowed, and where to: before a proxy has it
+    return by_proxy(flow, verdict, world, world.proxies)
+
+
+def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
+    """The same, or `Delegate` where a proxy is to have the connection."""
     server, port, cluster = _addressed(verdict, world)
     if server.app_id and server.app_id == flow.client.app_id:
         return verdict

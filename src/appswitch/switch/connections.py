@@ -10,7 +10,9 @@ from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import ConnectionRow, Transport
+from appswitch.routing.clusters import Cluster
 from appswitch.routing.policy import End
+from appswitch.routing.table import Member
 from appswitch.switch import naming
 from appswitch.switch.sockets import Socket
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _ESTABLISHED = 1 << 1
 _NOT_COUNTED = (None, None, None, None)  # a Unix socket
+
+
+Backends = dict[tuple[int, int, int], Address]  # (id of cluster, app, virtual port) -> where that leads
 
 
 class Established(NamedTuple):
@@ -72,8 +77,8 @@ def _tcp(switch: Switch, sock: Socket, inode: int) -> Iterator[Established]:
     yield Established(sock.cookie, inode, sock.app.id, server_app, sock.local, sock.peer, "tcp", actual)
 
 
-def ends(switch: Switch, one: Established) -> tuple[End, End, int]:
-    """Both ends and the server's port as policies see them."""
+def ends(switch: Switch, one: Established, known: Backends) -> tuple[End, End, int]:
+    """Both ends and the server's port as policies see them. ``known``: what was found for others in the same look."""
     cluster = switch.clusters.find(one.server)
     names = (cluster.name,) if cluster is not None else ()
     client = switch.apps.get(one.client_app)
@@ -82,19 +87,34 @@ def ends(switch: Switch, one: Established) -> tuple[End, End, int]:
     if server is None:
         to = one.actual or one.server
         return source, End(0, "", names, frozenset(), to.ip, None, None), to.port
-    port = cluster.port.target if cluster is not None and cluster.port is not None else one.server.port
-    return source, End(server.id, server.name, names, server.labels, one.server.ip, None, None), port
+    to = one.server
+    if cluster is not None:
+        key = id(cluster), server.id, to.port
+        to = known.get(key) or known.setdefault(key, _backend(switch, cluster, server, to))
+    return source, End(server.id, server.name, names, server.labels, to.ip, None, None), to.port
+
+
+def _backend(switch: Switch, cluster: Cluster, server: Member, to: Address) -> Address:
+    """The address by which a vservice or a reference leads to an app, as policies were asked about it."""
+    port = cluster.port.target if cluster.port is not None else to.port
+    for route in cluster.routes:
+        for upstream in switch.clusters.upstreams(route.backends, port, switch.table):
+            if upstream.member is not None and upstream.member.id == server.id:
+                return upstream.address
+    own = (ip for ip in server.ips if len(ip) == len(to.ip))  # it is a backend no more
+    return Address(next(own, to.ip), port)
 
 
 def rows(switch: Switch) -> Iterator[ConnectionRow]:
     """As `ax get connections` shows them."""
     spliced = {(pair.info.client, pair.info.to): pair for pair in switch.splicer.rows()}
     counted = {row[0]: row[1:] for family in (AF_INET, AF_INET6) for row in _kernel.dump_tcp_info(family, _ESTABLISHED)}
+    known: Backends = {}
     for one in established(switch):
         cluster = switch.clusters.find(one.server)
         sock = switch.sockets.by_cookie.get(one.cookie)
         attributes = dict(sock.peeked or {}) if sock is not None else {}
-        _, server, port = ends(switch, one)
+        _, server, port = ends(switch, one, known)
         sent, received, rtt, retransmits = counted.get(one.cookie, _NOT_COUNTED)
         if sock is not None and sock.accepted:  # the client's is not on this host
             sent, received = received, sent

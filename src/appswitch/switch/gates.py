@@ -118,25 +118,14 @@ class Gates:
             log.refused(held.flow, held.client, Deny(error, decision.rule, decision.dry_run), error, decision.rule)
             reset(fd, held)
             return
-        direct = Local((service.endpoint,), held.to, decision.dry_run)
-        match by_proxy(held.flow, direct, self._switch.world):
-            case Delegate(hold=Peek() as peek):
-                self._look(service, fd, held, peek)
-            case Delegate() as verdict:
-                self._switch.delegation.take(fd, held, verdict)
-            case _:
-                self._admit_directly(service, fd, held, direct)
-
-    def _look(self, service: Service, fd: Fd, held: Held, peek: Peek) -> None:
-        """Judge it again when its first bytes are known."""
-
-        def done(end: Fd, peeked: Peeked) -> None:
-            self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
-
-        self._switch.peeking.start(fd, peek, done)
-
-    def _admit_directly(self, service: Service, fd: Fd, held: Held, verdict: Local) -> None:
-        log = self._switch.flowlog
+        verdict = Local((service.endpoint,), held.to, decision.dry_run)
+        delegated = by_proxy(held.flow, verdict, self._switch.world, self._switch.proxies)
+        if isinstance(delegated, Delegate):
+            if delegated.hold is not None:
+                self._look(service, fd, held, delegated.hold)
+            else:
+                self._switch.delegation.take(fd, held, delegated)
+            return
         arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
         if service.id in self._switch.services.by_id and self._switch.offer(service, arrival):
             log.counts["allowed"] += 1
@@ -145,12 +134,18 @@ class Gates:
             log.refused(held.flow, held.client, verdict, errno.ECONNREFUSED, "")
             reset(fd, held)
 
+    def _look(self, service: Service, fd: Fd, held: Held, peek: Peek) -> None:
+        def done(end: Fd, peeked: Peeked) -> None:
+            self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
+
+        self._switch.peeking.start(fd, peek, done)
+
     def admit(self, fd: Fd, client: Address, to: Address) -> None:
         """A connection of a stranger to a virtual address."""
         flow = Flow(stranger(client.ip), to)
         held = Held(flow, client, to, unix=False, zone="", since=time.monotonic())
         verdict: Verdict = route(flow, self._switch.world)
-        if isinstance(verdict, Balanced) and verdict.hold is not None:
+        if isinstance(verdict, Balanced | Delegate) and verdict.hold is not None:
             self._switch.holding.hold(fd, held, verdict.hold)
         else:
             self._switch.holding.settle(fd, held, verdict)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch.model import ConnectionRow
-from appswitch.switch.connections import ends, established
+from appswitch.switch.connections import Backends, ends, established
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -71,8 +71,9 @@ def _shut(pid: int, number: int, inode: int) -> bool:
 
 def _forbidden(switch: Switch) -> Iterator[tuple[int, ConnectionRow]]:
     """What the first bytes were is not known any more: only a denial that does not depend on them counts."""
+    known: Backends = {}
     for one in established(switch):
-        client, server, port = ends(switch, one)
+        client, server, port = ends(switch, one, known)
         if client.app_id != server.app_id and switch.policies.decide(client, server, port, "tcp").allowed is False:
             yield one.inode, ConnectionRow(
                 client_app=one.client_app, server_app=one.server_app, proto="tcp", client=str(one.client),

@@ -234,6 +234,53 @@ def test_only_what_is_there_counts_and_not_how_it_came(history: list[tuple[str, 
     assert not any(len(index) or index._tables for index in filed)
 
 
+# --- each way to select, alone ---------------------------------------------------------------------------------------
+
+SELECTIVE = [
+    *(Selector(labels=dict(pairs)) for pairs in ([PAIRS[0]], [PAIRS[0], PAIRS[2]])),
+    *(Selector(names=(pattern,)) for pattern in ["web", "web*", "*1", "*b*", "*", "**", "d*b", "web-1*", "*web-1"]),
+    *(Selector(networks=(network,)) for network in ["10.0.0.0/8", "10.0.0.1/32", "0.0.0.0/0", "fd00::/64", "::/0"]),
+    Selector(names=("db", "*-1"), networks=("10.0.0.0/24", "fd00::/16")),
+]
+BY_PROCESS = [
+    Selector(uids=(0, 1000)),
+    *(Selector(executables=(pattern,)) for pattern in ["/bin/a", "/bin/*", "*a", "*", "*in*"]),
+    Selector(uids=(0,), executables=("/bin/a",), names=("web",)),
+]
+EVERY_END = [
+    End(1, name, vservices, frozenset(pairs), ip_bytes(ip))
+    for name in [None, "web", "web-1", "1"]
+    for vservices in [(), ("db",)]
+    for pairs in [(), PAIRS[:1], [PAIRS[0], PAIRS[2]]]
+    for ip in IPS
+]
+
+
+@pytest.mark.parametrize("selector", SELECTIVE)
+def test_what_is_selected_is_found(selector: Selector) -> None:
+    sides = [{"to": (selector,)}, {"from_": (selector,)}, {"from_": (selector, *SELECTIVE[:1]), "to": (selector,)}]
+    for side in sides:
+        one = Policy(name="p", action="deny", **side)  # type: ignore[arg-type]
+        asked = Policies([one])
+        for each in EVERY_END:
+            assert asked.decide(each, each, 80, "tcp").allowed is reference.allowed([one], each, each, 80, "tcp", {})
+
+
+@pytest.mark.parametrize("selector", BY_PROCESS)
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_processes_that_are_selected_are_found(selector: Selector, direction: str) -> None:
+    one = Policy(name="p", action="allow", direction=direction, from_=(selector,), to=(Selector(names=("db",)),))  # type: ignore[arg-type]
+    asked = Policies([one])
+    for name, uid, executable in itertools.product(["web", "db"], [None, 0, 5], [None, *EXECUTABLES]):
+        client = EVERY_END[0]._replace(name=name, uid=uid, executable=executable)
+        for server in (EVERY_END[0], EVERY_END[0]._replace(name="db")):
+            decision = asked.decide(client, server, 80, "tcp")
+            assert decision.allowed is reference.allowed([one], client, server, 80, "tcp", {})
+            if name == "web":
+                assert asked.needs_process(client)
+                assert decision.needs_process == (direction == "egress" or server.name == "db")
+
+
 # --- examples --------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +343,8 @@ PORT80 = (PortRange(80, 80),)
          Decision(False, "a", "EACCES")),
         ([policy("a", "allow", "web", "db", dry_run=True), policy("b", "allow", "other", "db")], OTHER,
          Decision(True, "b")),
+        # One that selects the server in several ways is one.
+        ([policy("a", "allow", "web", "db d* *b")], OTHER, Decision(False, "a", "EACCES")),
         # Of many that close the first are named.
         ([policy(f"a{n}", "allow", "web", "db", order=9 - n) for n in range(6)], OTHER,
          Decision(False, "a5,a4,a3", "EACCES")),
@@ -356,6 +405,13 @@ def test_only_apps_that_a_process_selector_may_select_need_their_process() -> No
     assert not asked.decide(WEB, OTHER, 80, "tcp").needs_process
     asked.remove("d")
     assert not asked.needs_process(WEB)
+
+
+def test_who_is_selected_anyway_needs_no_process() -> None:
+    asked = Policies([Policy(name="d", action="deny", from_=(Selector(names=("web",)), Selector(uids=(5,))))])
+    assert not asked.needs_process(WEB)
+    assert asked.decide(WEB, DB, 80, "tcp") == Decision(False, "d", "EACCES")
+    assert asked.decide(OTHER, DB, 80, "tcp") == Decision(True, needs_process=True)
 
 
 def test_an_egress_policy_closes_only_the_processes_that_it_selects() -> None:
