@@ -1,4 +1,4 @@
-"""What tests configure: vservices, policies and references, by `ax apply`; everything is taken away at the end."""
+"""What tests configure: vservices, policies, references, proxies, by `ax apply`; everything is taken away at the end."""
 
 from __future__ import annotations
 
@@ -54,6 +54,14 @@ class Services:
 
     def reference(self, name: str, network: str, *to: Spec, **spec: Any) -> None:
         self.apply(document("Reference", name, network=network, to=list(to), **spec))
+
+    def proxy(self, name: str, **spec: Any) -> None:
+        self.apply(document("Proxy", name, **spec))
+
+    def proxies(self) -> dict[str, Spec]:
+        """`ax get proxies -o json`: how each of them is doing."""
+        told = self.daemon.ax("get", "proxies", "-o", "json", check=True).stdout
+        return {one["metadata"]["name"]: one["status"] for one in json.loads(told)}
 
     def delete(self, kind: str, name: str, *options: str) -> str:
         """`ax delete`; what it said."""

@@ -101,6 +101,11 @@ def listeners(proxy: Proxy, table: Table) -> tuple[Endpoint, ...]:
     return tuple(endpoint for app_id in members for endpoint in table.by_app.get((app_id, int(port)), ()))
 
 
+def accepting(proxy: Proxy, table: Table, ip: bytes) -> tuple[Endpoint, ...]:
+    """Those of its `listeners` that can have a connection to ``ip``: an IPv4 socket knows no IPv6 addresses."""
+    return tuple(e for e in listeners(proxy, table) if len(e.bound.ip) == len(ip) or (len(ip) == 4 and e.dual))
+
+
 def _ip(host: str) -> bytes | None:
     try:
         return ip_bytes(host.strip("[]"))

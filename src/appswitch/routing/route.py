@@ -12,7 +12,7 @@ from appswitch.resources import BackendSpec, Limits, Outlier, Peek, Policy, Prox
 from appswitch.routing.balance import Balancer, Candidate
 from appswitch.routing.clusters import Cluster, Clusters, Route, Upstream
 from appswitch.routing.policy import Decision, End, Policies
-from appswitch.routing.proxies import Proxies, listeners
+from appswitch.routing.proxies import Proxies, accepting
 from appswitch.routing.table import Endpoint, Member, Table
 
 
@@ -147,7 +147,8 @@ def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, prox
     if not isinstance(proxy, Proxy):
         return verdict
     server_side = isinstance(policy, Policy) and policy.direction == "ingress" and bool(server.app_id)
-    return Delegate(proxy, listeners(proxy, world.table), server_side, verdict.to, verdict, None, verdict.dry_run)
+    there = accepting(proxy, world.table, verdict.to.ip)
+    return Delegate(proxy, there, server_side, verdict.to, verdict, None, verdict.dry_run)
 
 
 def _addressed(verdict: Local | Balanced | Outside, world: World) -> tuple[End, int, Cluster]:

@@ -23,7 +23,7 @@ from appswitch.delegate.errors import MalformedError, Reason
 from appswitch.delegate.metadata import App as AppEnd
 from appswitch.delegate.metadata import Metadata
 from appswitch.resources import Proxy
-from appswitch.routing.proxies import listeners
+from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local, route
 from appswitch.switch.apps import App
 from appswitch.switch.gates import stranger
@@ -192,7 +192,7 @@ class Endpoint:
         if not isinstance(proxy, Proxy):
             self._go_on(pending, flow._replace(direct=True))
             return
-        endpoints = listeners(proxy, self._switch.table)
+        endpoints = accepting(proxy, self._switch.table, pending.held.to.ip)
         verdict = pending.verdict._replace(proxy=proxy, endpoints=endpoints)
         held = pending.held._replace(flow=flow)
         if pending.offerer is None:

@@ -199,7 +199,7 @@ def getsockopt(switch: Switch, call: Call) -> Outcome:
     level, name = call.int32(1), call.int32(2)
     if (level, name) == (_SOCKET, syscalls.SO_REUSEADDR):
         return CONTINUE
-    if level != _SOCKET and not sock.unix:
+    if level != _SOCKET and not sock.unix and not _original(sock, level, name):
         return CONTINUE
     room = call.read_int(call.args[4])
     if room < 0:
@@ -221,10 +221,9 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
     if name not in _ALLOWED.get(level, ()) and (level, name) not in _GET_ONLY:
         return errno.ENOPROTOOPT, b""
     connected = sock.phase in (CONNECTED, FINISHING)
-    if name == _SO_ORIGINAL_DST and level in _GET_ORIGINAL:
-        original = _original(sock, _GET_ORIGINAL[level])
-        if original:
-            return (0, original) if room >= len(original) else (errno.EINVAL, b"")
+    original = _original(sock, level, name)
+    if original:
+        return (0, original) if room >= len(original) else (errno.EINVAL, b"")
     if (level, name) == (_TCP, _TCP_INFO):
         error, value = switch.scratch.get(sock.family, (level, name), None, MAX_VALUE)
         return error, _tcp_info(sock, value, half_closed=connected and _kernel.is_shut(fd))[:room]
@@ -236,10 +235,15 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
     return switch.scratch.get(sock.family, (level, name), written, min(room, MAX_VALUE))
 
 
-def _original(sock: Socket, family: int) -> bytes:
-    """Where an accepted connection was to go before it was led here: getorigdst() in nf_conntrack_proto.c."""
-    asked = sock.asked
-    if asked is None or asked == sock.local or len(asked.ip) != (4 if family == AF_INET else 16):
+def _original(sock: Socket, level: int, name: int) -> bytes:
+    """Where an accepted connection was to go before it was led here: getorigdst() in nf_conntrack_proto.c.
+
+    Nothing for other options, and for who was led nowhere.
+    """
+    asked, family = sock.asked, _GET_ORIGINAL.get(level)
+    if name != _SO_ORIGINAL_DST or family is None or asked is None or asked == sock.local:
+        return b""
+    if len(asked.ip) != (4 if family == AF_INET else 16):
         return b""
     return sockaddr.encode(family, asked)
 
