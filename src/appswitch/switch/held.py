@@ -25,7 +25,7 @@ class Held(NamedTuple):
     zone: str
     since: float  # monotonic
     cookie: int = 0  # of the client's socket; 0: it is not an app's
-    announced: bool = False  # a PROXY header stands before the client's own bytes
+    header: bytes = b""  # of the PROXY protocol, that stands before the client's own bytes
 
     @property
     def transport(self) -> Transport:
