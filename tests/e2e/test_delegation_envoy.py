@@ -184,7 +184,8 @@ def test_only_what_is_asked_for(switched: Switched, services: Services, front: F
 
 
 def test_what_a_proxy_wants(switched: Switched, services: Services, front: Front, one: App) -> None:
-    services.proxy("front", listener=front.listener, wants=[{"http.path": ["/api/*"], "http.method": ["GET"]}])
+    api = [{"http.path": ["/api/*"], "http.method": ["GET"]}]
+    services.proxy("front", listener=front.listener, wants=api, peek={"milliseconds": 5000})
     web = services.vservice("web", ips(one)[0], ports="80:8080", proxy="front")
     assert ask(switched, url(web, path="/api/x")).through
     assert not ask(switched, url(web, path="/plain")).through

@@ -7,6 +7,7 @@ which proxy; here that is carried out, and counted. See docs/design/delegation.m
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from appswitch.routing.proxies import listeners
 from appswitch.routing.route import Delegate, Flow
 from appswitch.switch.call import Outcome
 from appswitch.switch.connect import carry_out
-from appswitch.switch.connecting import GONE, Attempt, local, refuse, source_of
+from appswitch.switch.connecting import FULL, GONE, Attempt, local, refuse, source_of
 from appswitch.switch.dial import living
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.flows import Path
@@ -71,18 +72,20 @@ class Delegation:
             return self._switch.holding.connect(attempt, path, None)
         if self._service(verdict) is None:
             return self._without(attempt, raw, path, verdict, proxy)
+        source, sock = source_of(attempt.sock, path), attempt.sock
         if proxy.header == "v2":
-            header = _header(source_of(attempt.sock, path), verdict.to)
-            return self._switch.holding.connect(attempt, path, None, header)
-        source = source_of(attempt.sock, path)
-        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient=True)
-        if outcome == GONE:
+            return self._switch.holding.connect(attempt, path, None, _header(source, verdict.to))
+        patient = proxy.on_failure == "closed"  # else one whose queue is full is as good as away
+        if not patient and (sock.named or not sock.unix):  # of a door's queue nobody knows
+            return self._switch.holding.connect(attempt, path, None)
+        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient)
+        if outcome in (GONE, FULL):
             return self._without(attempt, raw, path, verdict, proxy)
-        self._taken(path.flow, source, verdict, proxy, attempt.sock.unix)
+        self._taken(path.flow, source, verdict, proxy, sock.unix)
         return outcome
 
     def _without(self, attempt: Attempt, raw: bytes, path: Path, verdict: Delegate, proxy: Proxy) -> Outcome:
-        """The proxy does not listen."""
+        """The proxy does not listen, or has no room."""
         self.counts(proxy.name).failed += 1
         if proxy.on_failure == "open":
             return carry_out(self._switch, attempt, raw, path.otherwise(verdict.inner))
@@ -106,8 +109,12 @@ class Delegation:
         if service is None:
             self.failed(fd, held, verdict)
             return
-        if proxy.header == "v2" and not held.announced:
-            fd = self._announce(fd, held, verdict)
+        if proxy.header == "v2":
+            announced = self._announced(fd, held, verdict)
+            if announced is None:
+                self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, f"proxy {proxy.name}")
+                return
+            fd, held = announced
         app_id = held.flow.client.app_id
         arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to)
         if self._switch.offer(service, arrival):
@@ -120,17 +127,28 @@ class Delegation:
         proxy = verdict.proxy
         assert proxy is not None
         self.counts(proxy.name).failed += 1
-        if proxy.on_failure == "open" and not held.announced:
-            self._switch.holding.settle(fd, held, verdict.inner)
+        if proxy.on_failure == "open" and (not held.header or _take_off(fd, held.header)):
+            self._switch.holding.settle(fd, held._replace(header=b""), verdict.inner)
         else:
             self._switch.holding.refuse(fd, held, verdict, errno.ECONNREFUSED, f"proxy {proxy.name}")
 
-    def _announce(self, fd: Fd, held: Held, verdict: Delegate) -> Fd:
-        """Put a PROXY header in front of what has come already: only a copy of the stream can have that."""
+    def _announced(self, fd: Fd, held: Held, verdict: Delegate) -> tuple[Fd, Held] | None:
+        """The connection with a PROXY header in front. None: it cannot have one.
+
+        What has come already can only be copied behind it. Where the header was there first it has to be the first: a
+        client with several threads might have written one of its own before.
+        """
+        if held.header:
+            seen = _kernel.peek(fd, len(held.header))
+            return (fd, held) if seen == held.header else None
+        header = _header(held.client, verdict.to)
         ours, theirs = (Fd(end.detach()) for end in socket.socketpair())
-        _kernel.send(ours, _header(held.client, verdict.to), 0)
-        self._switch.splice(held, None, verdict.to, fd, ours)
-        return theirs
+        _kernel.send(ours, header, 0)
+        try:
+            self._switch.splice(held, None, verdict.to, fd, ours)
+        except OSError:
+            return None
+        return theirs, held._replace(unix=True, header=header)
 
     def _service(self, verdict: Delegate) -> Service | None:
         return living(self._switch, Upstream(verdict.to, None, verdict.endpoints, _UNNAMED))
@@ -157,6 +175,11 @@ class Delegation:
             active=guest.active if guest is not None else 0, taken=counts.taken, passed=counts.passed,
             dropped=counts.dropped, handed_on=counts.handed_on, failed=counts.failed,
         )  # fmt: skip
+
+
+def _take_off(fd: Fd, header: bytes) -> bool:
+    """Read a PROXY header that nobody else has read. It has come: whoever wrote it is this host."""
+    return _kernel.peek(fd, len(header)) == header and os.read(fd.fileno(), len(header)) == header
 
 
 def _header(source: Address, destination: Address) -> bytes:

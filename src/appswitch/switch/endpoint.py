@@ -158,6 +158,8 @@ class Endpoint:
             case messages.Action.NEXT:
                 counts.handed_on += 1
                 self._hand_on(pending, name, verdict.next)
+            case messages.Action.FAIL:
+                self.failed(name, pending)
         return False
 
     def _accepted(self, pending: Pending, number: int) -> None:
@@ -323,8 +325,8 @@ class _Peer:
     def _read(self) -> None:
         try:
             packet, numbers, _, _ = socket.recv_fds(self._connection, messages.MAX_PACKET + 1, MAX_SENT)
-        except BlockingIOError:
-            return
+        except (BlockingIOError, ConnectionResetError):
+            return  # a reset is told before what was sent earlier: unix(7)
         except OSError:
             self.close()
             return

@@ -65,12 +65,11 @@ class Holding:
         source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path.verdict)
         zone = zone_of(path.client.spec.labels)
-        held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, path, bool(header))
+        held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, path, header)
         lobby, ends = self.lobby, Ends(sock.app.id, 0, source, to)
         go_on = self._decided(path.verdict) if peek is None else self._undecided(peek)
         if not unix:
             target = _ToLobby(self._switch, lobby.address(sock.family), ends, held, go_on)
-            target.header = header
             return tcp(self._switch, attempt, target)
         sock.named = True
         name = path.unnamed(source.ip, source.port)
@@ -205,8 +204,6 @@ class Holding:
 class _ToLobby(Fixed):
     """A TCP client on its way to the lobby."""
 
-    header = b""  # that comes first
-
     def __init__(self, switch: Switch, lobby: Address, ends: Ends, held: Held, go_on: GoOn) -> None:
         super().__init__(switch, lobby, ends)
         self._lobby = switch.holding.lobby
@@ -219,8 +216,8 @@ class _ToLobby(Fixed):
         source = _kernel.getsockname(tcp)
         if error in (0, errno.EINPROGRESS) and not isinstance(source, int):
             held, go_on = self._held._replace(cookie=_kernel.cookie(tcp)), self._go_on
-            if self.header:
-                _kernel.send(tcp, self.header, MSG_DONTWAIT)  # loopback: it is connected already
+            if held.header:
+                _kernel.send(tcp, held.header, MSG_DONTWAIT)  # loopback: it is connected already
             self._lobby.expect(sockaddr.decode(source), lambda fd: go_on(fd, held))
         return error, where
 
