@@ -190,7 +190,9 @@ class Endpoint:
         flow = pending.held.flow._replace(had=(*pending.held.flow.had, name))
         proxies = self._switch.proxies
         first = proxies.by_name[name].next if name in proxies.by_name else ""
-        proxy = proxies.first(wanted or first, flow.client, flow.attributes or {}, flow.had)
+        app = self._switch.apps.get(flow.client.app_id)
+        uid = app.spec.uid if app is not None else -1
+        proxy = proxies.first(wanted or first, flow.client, uid, flow.attributes or {}, flow.had)
         if not isinstance(proxy, Proxy):
             self._go_on(pending, flow._replace(direct=True))
             return
