@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from appswitch.address import Address, ip_bytes
+from appswitch.address import ip_bytes
 from appswitch.resources import L7Match, Policy, Proxy, matches
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.table import Endpoint, Table
