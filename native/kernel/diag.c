@@ -161,7 +161,7 @@ static int inet_row(const struct nlmsghdr *h, PyObject *rows) {
                                           (int)ntohs(m->id.idiag_dport), inet_options(h)));
 }
 
-static PyObject *inet_dump(int family, int protocol, int states, int extension, int netlink,
+static PyObject *inet_dump(struct inet_diag_req_v2 request, int netlink,
                            int (*row)(const struct nlmsghdr *, PyObject *)) {
     struct {
         struct nlmsghdr header;
@@ -170,10 +170,7 @@ static PyObject *inet_dump(int family, int protocol, int states, int extension, 
         .header = {.nlmsg_len = sizeof message,
                    .nlmsg_type = SOCK_DIAG_BY_FAMILY,
                    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
-        .request = {.sdiag_family = (uint8_t)family,
-                    .sdiag_protocol = (uint8_t)protocol,
-                    .idiag_ext = extension ? (uint8_t)(1 << (extension - 1)) : 0,
-                    .idiag_states = (uint32_t)states},
+        .request = request,
     };
     PyObject *rows = PyList_New(0);
     if (rows != NULL && netlink_dump(netlink, &message, sizeof message, rows, row) < 0) {
@@ -183,15 +180,20 @@ static PyObject *inet_dump(int family, int protocol, int states, int extension, 
     return rows;
 }
 
-/* dump_inet(family, protocol, states[, netlink]): of our network namespace, or of that of the netlink socket given. */
+/* dump_inet(family, protocol, states[, netlink[, port]]): of our network namespace, or of that of the netlink socket
+ * given; those with a source port, if it is not 0. */
 PyObject *k_dump_inet(ARGS) {
-    int family, protocol, states, netlink = -1;
-    if ((nargs != 4 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
+    int family, protocol, states, netlink = -1, port = 0;
+    if ((nargs != 4 && nargs != 5 && arity("dump_inet", nargs, 3) < 0) || as_int(args[0], &family) < 0 ||
         as_int(args[1], &protocol) < 0 || as_int(args[2], &states) < 0 ||
-        (nargs == 4 && (netlink = as_fd(module, args[3])) < 0)) {
+        (nargs >= 4 && (netlink = as_fd(module, args[3])) < 0) || (nargs == 5 && as_int(args[4], &port) < 0)) {
         return NULL;
     }
-    return inet_dump(family, protocol, states, 0, netlink, inet_row);
+    struct inet_diag_req_v2 request = {.sdiag_family = (uint8_t)family,
+                                       .sdiag_protocol = (uint8_t)protocol,
+                                       .idiag_states = (uint32_t)states,
+                                       .id.idiag_sport = htons((uint16_t)port)};
+    return inet_dump(request, netlink, inet_row);
 }
 
 /* A kernel's struct tcp_info may be shorter or longer than ours: what it does not have is 0. tcp(7) */
@@ -218,5 +220,9 @@ PyObject *k_dump_tcp_info(ARGS) {
     if (arity("dump_tcp_info", nargs, 2) < 0 || as_int(args[0], &family) < 0 || as_int(args[1], &states) < 0) {
         return NULL;
     }
-    return inet_dump(family, IPPROTO_TCP, states, INET_DIAG_INFO, -1, tcp_row);
+    struct inet_diag_req_v2 request = {.sdiag_family = (uint8_t)family,
+                                       .sdiag_protocol = IPPROTO_TCP,
+                                       .idiag_ext = 1 << (INET_DIAG_INFO - 1),
+                                       .idiag_states = (uint32_t)states};
+    return inet_dump(request, -1, tcp_row);
 }

@@ -146,12 +146,12 @@ def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]
     """(cookie, inode, type, state, queued, peer inode, name) of Unix sockets of this network namespace."""
 
 def dump_inet(
-    family: int, protocol: int, states: int, netlink: _Fd = ..., /
+    family: int, protocol: int, states: int, netlink: _Fd = ..., port: int = ..., /
 ) -> list[tuple[int, int, int, int, bytes, int, bytes, int, int]]:
     """(cookie, inode, family, state, source, source port, destination, destination port, options).
 
-    Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket. The options are those of struct
-    inet_diag_sockopt, its two bytes as a number, and IPV6_V6ONLY as 1 << 16.
+    Of our network namespace, or of that of a NETLINK_SOCK_DIAG socket; of one source port, if that is not 0. The
+    options are those of struct inet_diag_sockopt, its two bytes as a number, and IPV6_V6ONLY as 1 << 16.
     """
 
 def dump_tcp_info(family: int, states: int, /) -> list[tuple[int, int, int, int, int]]:

@@ -55,6 +55,10 @@ def test_a_name_draws_addresses(daemon: Daemon) -> None:
     assert daemon.get("names") == []
 
 
+def _exposed(daemon: Daemon, *columns: str) -> list[tuple[str, ...]]:
+    return [tuple(row[column] for column in columns) for row in daemon.get("exposed")]
+
+
 def test_exposed_ports_wait_and_open(daemon: Daemon, addresses: Addresses) -> None:
     port = free_port()
     options = ["--expose", f"80:{port}/tcp"]
@@ -64,8 +68,8 @@ def test_exposed_ports_wait_and_open(daemon: Daemon, addresses: Addresses) -> No
         assert rows == [(80, f"{ip}:{port}", "tcp", "waiting") for ip in ("0.0.0.0", "[::]")]
     daemon.wait_idle()
     with daemon.spawn(sys.executable, "-c", SERVE, ip=addresses.v4(), options=options, listening=80):
-        rows = [(row["address"], row["state"]) for row in daemon.get("exposed")]
-        assert rows == [(f"0.0.0.0:{port}", "open")], "the server is for IPv4"
+        # The server is for IPv4. What is shown comes by events, which may be behind.
+        wait_until(lambda: _exposed(daemon, "address", "state") == [(f"0.0.0.0:{port}", "open")], "the port to be open")
     daemon.wait_idle()
 
 
@@ -73,9 +77,9 @@ def test_exposed_at_a_port_that_is_drawn(daemon: Daemon, addresses: Addresses) -
     """`ax get exposed` and the log say which one; TCP and UDP have the same."""
     serve = "import socket; u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('', 80));" + SERVE
     with daemon.spawn(sys.executable, "-c", serve, ip=addresses.v4(), options=["--expose", "80"], listening=80):
-        rows = daemon.get("exposed")
-        assert [(row["proto"], row["state"]) for row in rows] == [("tcp", "open"), ("udp", "open")]
-        (address,) = {row["address"] for row in rows}
+        both = [("tcp", "open"), ("udp", "open")]
+        wait_until(lambda: _exposed(daemon, "proto", "state") == both, lambda: f"both open: {daemon.get('exposed')}")
+        (address,) = {address for (address,) in _exposed(daemon, "address")}
         assert 40000 <= int(address.removeprefix("0.0.0.0:")) <= 60000
         actual = [one for row in daemon.get("servers") for one in row["actual"]]
         assert actual.count(address) == 2

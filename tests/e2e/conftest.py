@@ -12,7 +12,7 @@ import pytest
 from e2e import postgres
 from e2e.services import Services
 from e2e.world import Bare, Switched, World
-from harness import Addresses, Daemon
+from harness import Addresses
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
+def _daemon(kind: str) -> str:
+    """The fixture of the daemon for this kind of world."""
+    return "rootless_daemon" if kind == "rootless" else "daemon"
+
+
 @pytest.fixture
 def kind() -> str:
     """Which world: unix, tcp (the same daemon, ``--transport tcp``), or rootless; parametrized by the mark ``also``."""
@@ -64,9 +69,9 @@ def world(request: pytest.FixtureRequest, addresses: Addresses, kind: str) -> It
 
 
 @pytest.fixture
-def switched(daemon: Daemon, addresses: Addresses) -> Iterator[Switched]:
-    """As `world`, for what only ax can do."""
-    with Switched(daemon, addresses) as made:
+def switched(request: pytest.FixtureRequest, addresses: Addresses, kind: str) -> Iterator[Switched]:
+    """As `world`, for what only ax can do; apps are not asked to use TCP."""
+    with Switched(request.getfixturevalue(_daemon(kind)), addresses) as made:
         yield made
 
 
@@ -78,9 +83,9 @@ def cluster() -> Iterator[Path]:
 
 
 @pytest.fixture
-def services(daemon: Daemon, addresses: Addresses) -> Iterator[Services]:
+def services(request: pytest.FixtureRequest, addresses: Addresses, kind: str) -> Iterator[Services]:
     """What a test configures on the daemon that it shares with others; gone after it."""
-    with Services(daemon, addresses) as made:
+    with Services(request.getfixturevalue(_daemon(kind)), addresses) as made:
         yield made
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from e2e.services import Services
-from e2e.world import PROGRAMS, PYTHON, Switched
+from e2e.world import PROGRAMS, PYTHON, Switched, hang_up, wait_output
 from harness import App, wait_until
 
 PATIENCE_MS = 1500  # long enough for who sends byte by byte, on a busy machine
@@ -93,3 +94,31 @@ def test_a_listener_is_ready_only_for_connections(switched: Switched, services: 
     script = 'for ip in "$@"; do printf "GET / HTTP/1.0\\r\\n\\r\\n" | socat - TCP:$ip; echo; done'
     got = switched.run("sh", "-c", script, "sh", f"{held}:80", f"{plain}:80", f"{server.ip}:7000", f"{held}:80")
     assert got.stdout.split() == ["idle"] * 4
+
+
+HOARD = """if 1:
+    import resource, socket, sys
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    hoard = [socket.create_connection((sys.argv[1], 80)) for _ in range(1100)]
+    print("connected", flush=True)
+    sys.stdin.read(1)
+    for one in hoard:
+        one.close()
+"""
+
+
+def test_who_connects_and_says_nothing(switched: Switched, services: Services) -> None:
+    """A thousand connections of one app are held, more are not; nobody else notices."""
+    servers = {word: recorder(switched, word) for word in ("one", "two")}
+    backends = {word: [{"ip": str(server.ip)}] for word, server in servers.items()}
+    routes = [{"match": {"http.path": ["/two/*"]}, "backends": backends["two"]}]
+    ip = services.vservice("odd", *backends["one"], ports="80:7000", routes=routes, peek={"milliseconds": 60_000})
+    hoarder = switched.start(PYTHON, "-c", HOARD, ip, stdin=subprocess.PIPE)
+    wait_output(hoarder, "connected")
+    assert services.stats()["held"] == 1024
+    got = switched.run("socat", "-", f"TCP:{ip}:80", input="GET /two/x HTTP/1.0\r\n\r\n")
+    assert got.stdout == "two"
+    hang_up(hoarder)
+    assert hoarder.wait() == 0
+    wait_until(lambda: len(recorded(servers["one"])) == 1100, "all of them at the default")
+    assert {row["bytes"] for row in recorded(servers["one"])} == {0}

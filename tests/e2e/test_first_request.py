@@ -103,6 +103,16 @@ def test_many_at_once(switched: Switched, services: Services, place: Path, kind:
     assert [{line[3] for line in one.access} for one in nginx] == [{"/a/"}, {"/b/"}]
 
 
+def test_a_short_queue(switched: Switched, services: Services) -> None:
+    """A server that wants five connections in its queue: the others wait, as they would with TCP."""
+    server = switched.start(PYTHON, PROGRAMS / "servers.py", "httpd", "80", listening=80)
+    routes = [{"match": {"http.path": ["/x"]}, "backends": to(server)}]
+    ip = services.vservice("site", *to(server), routes=routes, peek=LONG)
+    loaded = switched.run("hey", "-n", "300", "-c", "100", "-disable-keepalive", url(ip), patience=40).stdout
+    assert "[200]\t300 responses" in loaded, loaded
+    assert "Error distribution" not in loaded, loaded
+
+
 def test_http2_and_grpc(switched: Switched, services: Services, place: Path) -> None:
     """Clients that send their first request unprompted, as curl does; grpcio waits for the server's settings."""
     other, _ = says(switched, place, "other", "80 http2")

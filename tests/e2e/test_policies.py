@@ -214,7 +214,8 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
     old = addresses.v4()
     services.reference("late", old, {"labels": {"role": "late"}})
     services.policy("closed", "deny", to={"networks": [str(closed.ip)]}, error="EPERM")
-    client = own.start("socat", "-", f"TCP:{ip}:80", stdin=subprocess.PIPE)
+    full = services.vservice("full", str(server.ip), ports="80:7000", limits={"connections": 1})
+    client = own.start("socat", "-", f"TCP:{full}:80", stdin=subprocess.PIPE)
     wait_output(client, "hello")
     silent = own.start("socat", "-", f"TCP:{held}:80", stdin=subprocess.PIPE)
     late = [own.start(PYTHON, PROGRAMS / "late.py", how, old, "7000") for how in ("blocking", "poll")]
@@ -226,7 +227,8 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
         status, told = own.daemon.rest("GET", "/v1/status")
         assert status == 200
         os.kill(told["pids"]["switch"], signal.SIGKILL)
-        assert ask(own, f"{ip}:80", f"{closed.ip}:7000") == ["hello", TEXT["EPERM"]]
+        told = ask(own, f"{full}:80", f"{ip}:80", f"{closed.ip}:7000")
+        assert told == [TEXT["ECONNREFUSED"], "hello", TEXT["EPERM"]]
         say(client, "kept\n")
         wait_output(client, "(kept\n)+")
     assert silent.wait(20) in (0, 1), "its connection ended"
@@ -241,3 +243,32 @@ def test_a_killed_switch_is_succeeded_by_one_that_knows(own: Switched, addresses
     hang_up(client)
     assert client.wait() == 0
     assert services.backends("web")[str(server.ip)]["state"] == "healthy"
+
+
+@pytest.mark.also("tcp")
+def test_kill_behind_a_vservice(switched: Switched, services: Services, kind: str) -> None:
+    """What is forbidden is a backend, by its own address and port; those of the other backend stay."""
+    switched.transport = "tcp" if kind == "tcp" else ""
+    one, two = echo(switched), echo(switched)
+    backends = [{"ip": str(server.ip)} for server in (one, two)]
+    plain = services.vservice("plain", *backends, ports="80:7000")
+    held = services.vservice(
+        "held", *backends, ports="80:7000", routes=[{"match": {"http.path": ["/one"]}, "backends": backends[:1]}]
+    )
+    clients = [switched.start("socat", "-", f"TCP:{ip}:80", stdin=subprocess.PIPE) for ip in (plain, plain, held)]
+    say(clients[2], "GET /one HTTP/1.0\r\n\r\n")
+    for client in clients:
+        wait_output(client, "hello")
+    rows = {row["client"]: row["backend"] for row in switched.daemon.get("connections")}
+    assert sorted(rows.values()) == sorted([f"{one.ip}:7000"] * 2 + [f"{two.ip}:7000"]), rows
+    told = services.policy("closed", "deny", kill=True, to={"networks": [str(one.ip)]}, ports=["7000"])
+    killed = {row["client"] for row in told["killed"]}
+    assert killed == {client for client, backend in rows.items() if backend.startswith(f"{one.ip}:")}
+    alive = [client for client in clients if not any(one.startswith(f"{client.ip}:") for one in killed)]
+    assert len(alive) == 1
+    assert clients[2].wait() == 0
+    say(alive[0], "still here\n")
+    wait_output(alive[0], "still here")
+    hang_up(alive[0])
+    for client in clients:
+        client.wait()

@@ -33,7 +33,7 @@ def wait_waiting(services: Services, count: int) -> None:
     wait_until(lambda: services.stats()["waiting"] == count, lambda: f"{count} waiting: {services.stats()}")
 
 
-@pytest.mark.also("tcp")
+@pytest.mark.also("tcp", "rootless")
 def test_a_server_that_starts_after_its_clients(switched: Switched, services: Services, kind: str) -> None:
     """Whatever the way of waiting: all of them go on when it comes, and see the address that they asked for."""
     switched.transport = "tcp" if kind == "tcp" else ""

@@ -28,7 +28,7 @@ LINK = ConnectionRow(client_app=7, server_app=0, proto="tcp", client="1.2.3.4:5"
 TO_SWITCH = [wire.Register(1, APP, bytes(32), 5.0), wire.Forget(2, 7), wire.Query(3, "apps")]
 TO_CONTROL = [
     wire.Done(1, "taken", "by another"),
-    wire.Rows(2, (ROW,), (SERVER,), (SOCKET,), (LINK,), {"calls": 1.0}),
+    wire.Rows(2, (ROW,), (SERVER,), (SOCKET,), (LINK,), stats={"calls": 1.0}),
     wire.Welcome(wire.VERSION, 4, (ROW,), (SERVER,)),
     wire.AppChanged(ROW),
     wire.AppGone(7),

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from appswitch.address import ip_text
 from appswitch.delegate import packets
 from appswitch.delegate.link import Link
 from appswitch.delegate.messages import Action, Done, Verdict, encode
 from appswitch.delegate.metadata import Metadata
 
 _LINGER = 5.0  # seconds that the end of what was written has, once a connection is closed
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Phase(enum.Enum):
@@ -97,7 +101,7 @@ class Connection:
         """Another proxy is to have it, by default the one that is configured to come next."""
         await self._refuse(Verdict(self.metadata.connection, Action.NEXT, 0, name))
 
-    async def streams(self, end: Literal["app", "remote"] = "app") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def streams(self, end: Literal["app", "remote"] = "app") -> Stream:
         """One socket as streams of asyncio; only after `accept`, once for each end. `close` closes them, too."""
         if not self.accepted:
             raise RuntimeError(f"{self!r}: its bytes are yours after accept()")
@@ -111,6 +115,19 @@ class Connection:
         writer = _Writer(self if end == "app" else None, transport, protocol, reader, loop)
         self._writers.append(writer)
         return reader, writer
+
+    async def ends(self) -> tuple[Stream, Stream]:
+        """Accept it; streams towards the client, and towards the server.
+
+        Of direction client the server is connected to from here, at ``metadata.destination``. Raises OSError.
+        """
+        await self.accept()
+        if self.remote is not None:
+            return await self.streams("remote"), await self.streams("app")
+        known = self.metadata.destination
+        server = await asyncio.open_connection(ip_text(known.ip), known.port)
+        self._writers.append(server[1])
+        return await self.streams(), server
 
     async def close(self) -> None:
         """Close the sockets and tell the daemon. One that was not answered is a failure of the proxy then."""

@@ -1,23 +1,21 @@
 """A proxy's side of delegation: connections that are handed over, as an asynchronous iterator.
 
-::
+The shortest proxy, which carries bytes and nothing else::
 
-    async with Delegation("adder") as delegation, asyncio.TaskGroup() as tasks:
-        async for connection in delegation:
-            tasks.create_task(serve(connection))
+    async def carry(connection):
+        (from_client, to_client), (from_server, to_server) = await connection.ends()
+        await asyncio.gather(pump(from_client, to_server), pump(from_server, to_client))
 
-    async def serve(connection):
-        async with connection:  # closes its sockets, and tells the daemon
-            await connection.accept()
-            reader, writer = await connection.streams()
+    asyncio.run(serve("carrier", carry))
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +25,8 @@ from appswitch.delegate.errors import MalformedError, RefusedError
 from appswitch.delegate.link import Link
 from appswitch.delegate.messages import Handover
 from appswitch.paths import RunDir, run_dir
+
+_log = logging.getLogger(__name__)
 
 _RETRY = (0.05, 1.0)  # seconds between attempts to find the daemon again: the first, the longest
 
@@ -145,6 +145,40 @@ class Delegation(AsyncIterator[Connection]):
             self._room.clear()
         else:
             self._room.set()
+
+
+async def serve(
+    name: str,
+    handler: Callable[[Connection], Awaitable[None]],
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    capacity: int = 128,
+) -> None:
+    """Be a proxy until cancelled: a task for each connection, which is closed when its handler has returned.
+
+    What a handler raises is logged. Raises what `Delegation` raises when there is nobody to connect to.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+    async with Delegation(name, directory, capacity=capacity) as delegation:
+        try:
+            async for connection in delegation:
+                task = asyncio.create_task(_handled(connection, handler))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _handled(connection: Connection, handler: Callable[[Connection], Awaitable[None]]) -> None:
+    async with connection:
+        try:
+            await handler(connection)
+        except (OSError, EOFError) as error:  # an end that breaks off is nothing special
+            _log.info("%r: %r", connection, error)
+        except Exception:
+            _log.exception("%r", connection)
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

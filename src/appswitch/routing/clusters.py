@@ -6,12 +6,15 @@ the number of services. Which apps a backend stands for is found when a connecti
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
-from appswitch.address import Address, ip_bytes, is_loopback
+from appswitch.address import Address, is_loopback
+from appswitch.address import ip_bytes as parse_ip
 from appswitch.resources import (
     BackendSpec,
     L7Match,
@@ -29,6 +32,7 @@ from appswitch.routing.table import Endpoint, Member, Table
 
 DEPTH = 8  # of vservices behind vservices: loops are refused where they are made, and end here
 _HASHED = ("RingHash", "Maglev")
+ip_bytes = functools.lru_cache(1 << 16)(parse_ip)  # only what is configured comes here
 
 
 class Upstream(NamedTuple):
@@ -60,10 +64,11 @@ class Route:
 
     def takes(self, attributes: dict[str, str]) -> bool:
         """Whether first bytes are for this route."""
-        return all(
-            name in attributes and any(matches(pattern, attributes[name]) for pattern in patterns)
-            for name, patterns in self.match.items()
-        )
+        for name, patterns in self.match.items():
+            value = attributes.get(name)
+            if value is None or not any(map(matches, patterns, repeat(value))):
+                return False
+        return True
 
 
 @dataclass(slots=True)
@@ -88,6 +93,13 @@ class Cluster:
     def counted(self) -> bool:
         """Whether its balancers go by how many connections there are."""
         return self.lbtype == "LeastConnections" or bool(self.limits.connections or self.limits.pending)
+
+    def taken(self, attributes: dict[str, str]) -> Route:
+        """The route for such first bytes."""
+        for route in self.routes:
+            if route.takes(attributes):
+                return route
+        return self.default
 
     @property
     def default(self) -> Route:
@@ -235,6 +247,7 @@ def _reached(endpoint: Endpoint, ip: bytes | None) -> bool:
     return endpoint.covers(ip) if ip is not None else not is_loopback(endpoint.bound.ip)
 
 
+@functools.lru_cache(1 << 12)
 def _outside(text: str) -> Address:
     host, _, port = text.rpartition(":")
     return Address(ip_bytes(host.strip("[]")), int(port))

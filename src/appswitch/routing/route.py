@@ -63,6 +63,7 @@ class Balanced(NamedTuple):
     to: Address  # what the client sees
     hold: Peek | None = None
     dry_run: tuple[str, ...] = ()
+    by_route: bool = False  # with ``hold``: first bytes choose the route, and matter to nothing else
 
 
 class Delegate(NamedTuple):
@@ -220,7 +221,7 @@ def _to_listeners(flow: Flow, there: tuple[Endpoint, ...], to: Address, world: W
 def _by_cluster(flow: Flow, cluster: Cluster, to: Address, world: World) -> Verdict:
     assert world.clusters is not None
     looking = cluster.looks and flow.attributes is None
-    taken = next(r for r in cluster.routes if r.takes(flow.attributes or {}))
+    taken = cluster.taken(flow.attributes or {})
     routes = cluster.routes if looking else (taken,)
     port = cluster.port.target if cluster.port is not None else to.port
     specs = tuple(spec for one in routes for spec in one.backends)
@@ -239,7 +240,7 @@ def _by_cluster(flow: Flow, cluster: Cluster, to: Address, world: World) -> Verd
 
 
 def _held(cluster: Cluster, judged: _Judged, to: Address) -> Balanced:
-    return Balanced(cluster, cluster.default, judged.allowed, (), to, cluster.peek, judged.dry_run)
+    return Balanced(cluster, cluster.default, judged.allowed, (), to, cluster.peek, judged.dry_run, not judged.waits)
 
 
 def _denied(judged: _Judged) -> Deny:
@@ -276,23 +277,25 @@ class _Judged(NamedTuple):
     undecided: bool
     denial: Decision | None  # the first
     dry_run: tuple[str, ...]
+    waits: bool  # some policy depends on attributes, if only to say what it would deny
 
 
 def _judge(flow: Flow, upstreams: tuple[Upstream, ...], cluster: Cluster, world: World) -> _Judged:
     """Ask the policies, and for what is outside the app's own rules."""
     allowed: list[Upstream] = []
-    undecided, denial = False, None
+    undecided, waits, denial = False, False, None
     dry_run: dict[str, None] = {}
     for upstream in upstreams:
         decision = _decide(flow, upstream, cluster, world)
         if decision is not None:
             dry_run.update(dict.fromkeys(decision.dry_run))
+            waits = waits or decision.allowed is None or bool(decision.dry_run_waits)
             if decision.allowed is False:
                 denial = denial or decision
                 continue
             undecided = undecided or decision.allowed is None
         allowed.append(upstream)
-    return _Judged(tuple(allowed), undecided, denial, tuple(dry_run))
+    return _Judged(tuple(allowed), undecided, denial, tuple(dry_run), waits)
 
 
 def _decide(flow: Flow, upstream: Upstream, cluster: Cluster, world: World) -> Decision | None:

@@ -38,7 +38,10 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.table.changed()
     switch.datagrams.table.changed()
     if message.done:
+        switch.census.regularly()  # after a restart limits hold from the first connection on
         switch.gates.reconcile()
+        if switch.delegation.endpoint is not None:
+            switch.delegation.endpoint.reconcile()
         switch.early.begin()
 
 

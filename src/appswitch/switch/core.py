@@ -56,6 +56,7 @@ _TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 _MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
+OVERFLOW = 1024  # held connections that wait for room in the queue of one listener
 
 
 @dataclass(frozen=True)
@@ -192,16 +193,25 @@ class Switch:
         """Let those who wait in accept(2) try."""
         accept.wake(self, service)
 
-    def offer(self, service: Service, arrival: Arrival) -> bool:
-        """A connection that the switch holds is the next one that the service accepts. False: its queue is full."""
-        if len(service.returned) > service.room():
+    def offer(self, service: Service, arrival: Arrival, patient: bool = False) -> bool:
+        """A connection that the switch holds is the next one that the service accepts.
+
+        False: its queue is full, or the service has gone, and is none any more. Who waits in accept(2) holds the
+        listener, and a bell tells; only one that was rung before may have been lost with the listener.
+        ``patient``: it may wait for room, with so many others. TCP's client would send its SYN again meanwhile; this
+        one believes to be connected, and must not be turned away because a queue is short.
+        """
+        if service.rung and not service.parked and not self.alive(service):
+            return False
+        if len(service.returned) > service.room() + (OVERFLOW if patient else 0):
             return False
         service.returned.append(arrival)
         if service.parked:
             self.wake(service)
-        if service.returned:
-            self.doors.ring(service)
-        return True
+        if not service.returned:
+            return True
+        self.doors.ring(service)
+        return service.id in self.services.by_id
 
     def watch_listener(self, service: Service, fd: Fd) -> None:
         """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""

@@ -25,7 +25,8 @@ from appswitch.routing.policy import End, Policies
 from appswitch.routing.route import Deny, Flow, Leave, Local, Outside, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
-from appswitch.switch.netns import Bound, Host, Netns, cookie_of
+from appswitch.switch.datagram import OFF, Datagram, connection_row, restored, server_row, socket_row
+from appswitch.switch.netns import Host, Netns, cookie_of
 
 DGRAM, UDP = 2, 17
 SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, SO_PROTOCOL, SO_DOMAIN = 1, 2, 15, 38, 39
@@ -33,24 +34,7 @@ SOL_IPV6, IPV6_V6ONLY = 41, 26
 DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
 APPS_A_SWEEP = 64  # apps whose servers are looked at in one round
-_OFF, _ON = bytes(4), b"\1\0\0\0"
 _MIN_GROWTH = 1000
-
-
-# What a successor of ours cannot ask a socket itself, it asks sock_diag(7). That shows these options, which mean
-# nothing on UDP sockets that are bound and have no group, each with its bit in struct inet_diag_sockopt; the last is on
-# by default.
-SOL_IP, IP_BIND_ADDRESS_NO_PORT, IP_RECVERR_RFC4884, IP_MULTICAST_ALL = 0, 24, 26, 49
-_IS_BOUND, _HAS_REUSEADDR, _LACKS_REUSEPORT, _IS_V6ONLY = 1 << 8, 1 << 9, 1 << 6, 1 << 16
-
-
-def leave_marks(fd: Fd, datagram: Datagram) -> None:
-    """Write on a socket at home what bind(2) has found: `Datagrams.restore` reads it."""
-    _kernel.setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, _ON)
-    if datagram.reuseaddr != _OFF:
-        _kernel.setsockopt(fd, SOL_IP, IP_RECVERR_RFC4884, _ON)
-    if datagram.reuseport:
-        _kernel.setsockopt(fd, SOL_IP, IP_MULTICAST_ALL, _OFF)
 
 
 class Target(NamedTuple):
@@ -60,37 +44,6 @@ class Target(NamedTuple):
     home: bool  # the app's own namespace
     apps: tuple[App, ...]
     error: int  # it must not be sent: with this errno
-
-
-class Datagram:
-    """One UDP socket of an app, known from its first bind(2), connect(2) or sendto(2) on."""
-
-    __slots__ = (
-        "actual", "answered", "app", "asked", "bound", "cookie", "endpoint", "family", "place", "reuseaddr",
-        "reuseport", "settled", "since", "source", "v6only",
-    )  # fmt: skip
-
-    def __init__(self, cookie: int, app: App, family: int, place: App | None) -> None:
-        self.cookie = cookie
-        self.app = app
-        self.family = family
-        self.place = place  # None: the host
-        self.bound: Address | None = None  # by bind(2), at home
-        self.settled = False  # others expect it at home
-        self.reuseaddr = _OFF  # what the app has set; the kernel's own is on once the socket is bound
-        self.reuseport = False
-        self.v6only = False
-        self.source: Address | None = None  # the virtual address that a peer elsewhere sees
-        self.asked: Address | None = None  # the virtual address of connect(2)
-        self.endpoint: Endpoint | None = None
-        self.since = 0.0
-        self.actual: tuple[str, ...] = ()  # addresses of the host that lead here
-        self.answered = 0
-
-    @property
-    def at_home(self) -> bool:
-        """Whether it is where it was made."""
-        return self.place is self.app
 
 
 class Datagrams:
@@ -208,7 +161,7 @@ class Datagrams:
                 app.welcome(own)
                 self._inherited.setdefault(app.id, {})[found.cookie] = own
             elif not (own.port == DNS_PORT and own.ip in app.nameservers):
-                self.by_cookie[found.cookie] = _restored(found, app)
+                self.by_cookie[found.cookie] = restored(found, app)
 
     def restored(self) -> Iterable[tuple[Datagram, bool]]:
         """Sockets that `restore` has found, and whether they were bound by bind(2)."""
@@ -234,7 +187,7 @@ class Datagrams:
         datagram.endpoint, datagram.since = endpoint, time.time()
         self.table.add(endpoint, app.ips)
         self._serving.setdefault(app.id, {})[datagram.cookie] = datagram
-        self.on_up(_server_row(datagram))
+        self.on_up(server_row(datagram))
 
     def withdraw(self, datagram: Datagram) -> None:
         """It serves no longer."""
@@ -243,15 +196,15 @@ class Datagrams:
             datagram.endpoint = None
             self.table.remove(endpoint, app.ips)
             self._serving.get(app.id, {}).pop(datagram.cookie, None)
-            self.on_down(_server_row(datagram, endpoint))
+            self.on_down(server_row(datagram, endpoint))
 
     def at_home(self, app: App, own: Address) -> Datagram | None:
         """The entry of the socket that has sent from an address of its app's, and has no peer. Raises OSError."""
-        for found in app.home.bound_datagrams() if app.home is not None else ():
-            if found.own.port == own.port and found.peer is None and (is_any(found.own.ip) or found.own.ip == own.ip):
+        for found in app.home.bound_datagrams(own.port) if app.home is not None else ():
+            if found.peer is None and (is_any(found.own.ip) or found.own.ip == own.ip):
                 known = self.by_cookie.get(found.cookie)
                 if known is None:
-                    known = self.by_cookie[found.cookie] = _restored(found, app)
+                    known = self.by_cookie[found.cookie] = restored(found, app)
                 return known
         return None
 
@@ -272,7 +225,7 @@ class Datagrams:
         self._sweep_app(datagram.app)
         return any(
             _overlap(wanted.ip, v6only, other.bound.ip, other.v6only)
-            and _OFF in (datagram.reuseaddr, other.reuseaddr)
+            and OFF in (datagram.reuseaddr, other.reuseaddr)
             and not (datagram.reuseport and other.reuseport)
             for other in self._serving.get(datagram.app.id, {}).values()
             if other is not datagram and other.bound is not None and other.bound.port == wanted.port
@@ -377,30 +330,17 @@ class Datagrams:
 
     def server_rows(self) -> tuple[ServerRow, ...]:
         """As `ax get servers` shows them."""
-        return tuple(_server_row(datagram) for datagram in self.servers())
+        return tuple(server_row(datagram) for datagram in self.servers())
 
     def socket_rows(self) -> tuple[SocketRow, ...]:
         """As `ax get sockets` shows them."""
-        return tuple(_socket_row(datagram) for datagram in self.by_cookie.values())
+        return tuple(socket_row(datagram) for datagram in self.by_cookie.values())
 
     def connection_rows(self) -> Iterable[ConnectionRow]:
         """Flows of connected sockets that are not within their app, as `ax get connections` shows them."""
         for datagram in self.by_cookie.values():
             if datagram.asked is not None and not datagram.at_home and datagram.source is not None:
-                yield ConnectionRow(
-                    client_app=datagram.app.id, server_app=datagram.place.id if datagram.place else 0, proto="udp",
-                    client=str(datagram.source), server=str(datagram.asked), transport="udp",
-                )  # fmt: skip
-
-
-def _restored(found: Bound, app: App) -> Datagram:
-    made = Datagram(found.cookie, app, found.family, app)
-    made.bound, made.asked = found.own, found.peer
-    made.settled = bool(found.options & _IS_BOUND)
-    made.reuseaddr = _ON if found.options & _HAS_REUSEADDR else _OFF
-    made.reuseport = made.settled and not found.options & _LACKS_REUSEPORT
-    made.v6only = bool(found.options & _IS_V6ONLY)
-    return made
+                yield connection_row(datagram, datagram.source, datagram.asked)
 
 
 def _overlap(ip: bytes, v6only: bool, other: bytes, other_v6only: bool) -> bool:
@@ -429,23 +369,3 @@ def _domain(fd: Fd) -> int:
     if isinstance(raw, int):
         raise OSError(raw, errno.errorcode.get(raw, "SO_DOMAIN"))
     return raw[0]
-
-
-def _server_row(datagram: Datagram, endpoint: Endpoint | None = None) -> ServerRow:
-    endpoint = endpoint or datagram.endpoint
-    assert endpoint is not None
-    ip, port = endpoint.bound
-    text = str(Address(ip, port)).rsplit(":", 1)[0].strip("[]")
-    return ServerRow(
-        app_id=datagram.app.id, proto="udp", service_ip=text, service_port=port, actual=datagram.actual,
-        since=datagram.since,
-    )  # fmt: skip
-
-
-def _socket_row(datagram: Datagram) -> SocketRow:
-    place = "home" if datagram.at_home else "host" if datagram.place is None else "visiting"
-    flags = [flag for flag, on in (("bound", datagram.bound), ("connected", datagram.asked)) if on]
-    return SocketRow(
-        id=datagram.cookie, app_id=datagram.app.id, inode=0, proto="udp", flags=(*flags, place),
-        bind_ip=str(datagram.bound) if datagram.bound else "", backlog=0,
-    )  # fmt: skip

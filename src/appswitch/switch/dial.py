@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -34,7 +35,7 @@ class Dial:
         self.balancer = verdict.route.balancer
         self._key = key
         self._locality = locality
-        self._tried = {c.key for c in verdict.candidates if not _can_reach(verdict.upstreams[c.index], families)}
+        self._tried = _out_of_reach(verdict, families)
         self.current: Upstream | None = None
         self.error = errno.ECONNREFUSED  # why there is nobody left
         self.rule = ""
@@ -176,6 +177,10 @@ def zone_of(labels: dict[str, str]) -> str:
     return labels.get("zone", "")
 
 
-def _can_reach(upstream: Upstream, families: tuple[int, ...]) -> bool:
+def _out_of_reach(verdict: Balanced, families: tuple[int, ...]) -> set[Hashable]:
     """An IPv4 socket cannot be connected to an IPv6 address outside. Within this host the addresses are virtual."""
-    return upstream.member is not None or len(upstream.address.ip) in families
+    if len(families) == 2:
+        return set()
+    upstreams = verdict.upstreams
+    outside = [c for c in verdict.candidates if upstreams[c.index].member is None]
+    return {c.key for c in outside if len(upstreams[c.index].address.ip) not in families}

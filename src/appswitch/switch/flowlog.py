@@ -34,6 +34,7 @@ class More(NamedTuple):
     waited: float = 0.0
 
 
+_NOT_JUDGED = (Wait, Home)
 _Seen = tuple[int, Address, str, bool]
 
 
@@ -154,4 +155,4 @@ class FlowLog:
 
 
 def _dry_run(verdict: Verdict) -> tuple[str, ...]:
-    return () if isinstance(verdict, Wait | Home) else verdict.dry_run
+    return () if isinstance(verdict, _NOT_JUDGED) else verdict.dry_run

@@ -13,7 +13,7 @@ from appswitch.address import Address, is_loopback, loopback_like
 from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.policy import End
-from appswitch.routing.route import REFUSED, Flow, Home, Leave, Verdict, World, outside, route
+from appswitch.routing.route import REFUSED, Balanced, Flow, Home, Leave, Verdict, World, outside, route
 from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.apps import App
@@ -29,9 +29,11 @@ class Path:
     ``names`` holds the part of a connection's name that does not vary, by endpoint.
     """
 
-    __slots__ = ("client", "destination", "dry_run", "flow", "mapped", "names", "source", "to", "verdict")
+    __slots__ = (
+        "chosen", "client", "destination", "dry_run", "flow", "mapped", "names", "source", "to", "verdict", "version",
+    )  # fmt: skip
 
-    def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict) -> None:
+    def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict, version: int) -> None:
         self.client = client
         self.flow = flow
         self.to = flow.to
@@ -40,11 +42,14 @@ class Path:
         self.verdict = verdict
         self.destination: Address = getattr(verdict, "to", flow.to)  # what the client sees as its peer
         self.dry_run = bool(getattr(verdict, "dry_run", ()))  # whether some policy would have denied it
+        self.version = version  # of the table from which that was decided
         self.names: dict[int, bytes] = {}
+        self.chosen: dict[int, Verdict] = {}  # what became of held connections, by the route that they took
 
     def otherwise(self, verdict: Verdict) -> Path:
         """The same with another verdict."""
-        return Path(self.client, AF_INET6 if self.mapped else AF_INET, self.flow, self.source, verdict)
+        family = AF_INET6 if self.mapped else AF_INET
+        return Path(self.client, family, self.flow, self.source, verdict, self.version)
 
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:
         """A fresh name for a connection from ``source`` and ``port`` to ``endpoint``."""
@@ -56,6 +61,15 @@ class Path:
         if tail is None:
             tail = naming.tail(self.client.id, endpoint.app_id, source, self.destination)
             self.names[endpoint.id] = tail
+        return naming.head(port) + tail
+
+    def unnamed(self, source: bytes, port: int) -> bytes:
+        """The same while nobody knows who will serve it."""
+        if source is not self.source:
+            return naming.head(port) + naming.tail(self.client.id, 0, source, self.destination)
+        tail = self.names.get(0)
+        if tail is None:
+            tail = self.names[0] = naming.tail(self.client.id, 0, source, self.destination)
         return naming.head(port) + tail
 
 
@@ -86,6 +100,23 @@ class Flows:
                 self._paths[key] = path
         return path
 
+    def choose(self, path: Path, flow: Flow) -> Verdict:
+        """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes.
+
+        It is remembered where they matter to nothing but the choice of a route.
+        """
+        held = path.verdict
+        if not isinstance(held, Balanced) or not held.by_route or path.version != self._table.version:
+            return route(flow, self._world)
+        if self._world.proxies:  # first bytes may say which proxy, too
+            return route(flow, self._world)
+        assert flow.attributes is not None
+        taken = id(held.cluster.taken(flow.attributes))
+        verdict = path.chosen.get(taken)
+        if verdict is None:
+            verdict = path.chosen[taken] = route(flow, self._world)
+        return verdict
+
     def _decide(self, app: App, family: int, raw: bytes, tid: int) -> Path:
         """The checks are those of tcp_v4_connect() and tcp_v6_connect(), in their order."""
         if len(raw) < (sockaddr.LEN4 if family == AF_INET else sockaddr.LEN6_MIN):
@@ -97,7 +128,7 @@ class Flows:
         flow = Flow(self._client(app, source, tid), to, app.spec.netns == "host", Leave(app.may_reach, app.rules.error))
         verdict = self._verdict(app, flow)
         seen: Address = to if isinstance(verdict, Home) else getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
-        return Path(app, family, flow, self._source(app, seen), verdict)
+        return Path(app, family, flow, self._source(app, seen), verdict, self._table.version)
 
     def _source(self, app: App, to: Address) -> bytes:
         return loopback_like(to.ip) if is_loopback(to.ip) else app.source_for(to.ip, self._node)

@@ -45,7 +45,7 @@ class Gates:
         self._switch = switch
         self._open: dict[_Port, Fd] = {}
         self._leads: dict[_Port, Address] = {}  # to which virtual address
-        self.problems: dict[str, str] = {}  # vservice -> why a port of it cannot be opened
+        self._failed: dict[_Port, int] = {}  # those that could not be opened, and why: logged once
 
     def reconcile(self) -> None:
         """Open what is missing, close what is wanted no longer."""
@@ -54,8 +54,8 @@ class Gates:
             fd = self._open.pop(key)
             self._switch.loop.unwatch(fd)
             fd.close()
-        self.problems.clear()
         self._leads = wanted
+        self._failed = {key: error for key, error in self._failed.items() if key in wanted}
         for key, to in wanted.items():
             if key not in self._open:
                 self._listen(key, to)
@@ -80,10 +80,12 @@ class Gates:
         error = _kernel.bind(fd, sockaddr.encode(family, address)) or _kernel.listen(fd, _BACKLOG)
         cluster = self._switch.clusters.find(to)
         if error:
-            name = cluster.name if cluster is not None else ""
-            self.problems[name] = f"{address}: {errno.errorcode.get(error, error)}"
-            self._switch.log("cannot open a port of the host", vservice=name, host=str(address), error=error)
+            if self._failed.get(key) != error:
+                name, reason = cluster.name if cluster is not None else "", errno.errorcode.get(error, str(error))
+                self._switch.log("cannot open a port of the host", vservice=name, host=str(address), error=reason)
+            self._failed[key] = error
             return
+        self._failed.pop(key, None)
         self._open[key] = fd
         self._switch.loop.watch(fd, select.EPOLLIN, lambda _events: self._on_arrival(key, fd))
 
@@ -127,7 +129,7 @@ class Gates:
                 self._switch.delegation.take(fd, held, delegated)
             return
         arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
-        if service.id in self._switch.services.by_id and self._switch.offer(service, arrival):
+        if service.id in self._switch.services.by_id and self._switch.offer(service, arrival, patient=True):
             log.counts["allowed"] += 1
             log.told(held.flow, held.client, verdict, unix=False)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
@@ -10,6 +10,9 @@ from appswitch.address import Address
 from appswitch.model import Transport
 from appswitch.routing.clusters import Cluster
 from appswitch.routing.route import Flow
+
+if TYPE_CHECKING:
+    from appswitch.switch.flows import Path
 
 _SOL_SOCKET, _SO_LINGER = 1, 13
 _AT_ONCE = (1).to_bytes(4, "little") + bytes(4)  # struct linger: on, zero seconds
@@ -25,6 +28,7 @@ class Held(NamedTuple):
     zone: str
     since: float  # monotonic
     cookie: int = 0  # of the client's socket; 0: it is not an app's
+    path: Path | None = None  # how it came to be held, where that is an app's connect(2)
     header: bytes = b""  # of the PROXY protocol, that stands before the client's own bytes
 
     @property

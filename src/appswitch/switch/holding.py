@@ -65,14 +65,14 @@ class Holding:
         source, to = source_of(sock, path), path.destination
         unix = sock.unix and not sock.named and not self._tcp_only(path.verdict)
         zone = zone_of(path.client.spec.labels)
-        held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, header)
+        held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, path, header)
         lobby, ends = self.lobby, Ends(sock.app.id, 0, source, to)
         go_on = self._decided(path.verdict) if peek is None else self._undecided(peek)
         if not unix:
             target = _ToLobby(self._switch, lobby.address(sock.family), ends, held, go_on)
             return tcp(self._switch, attempt, target)
         sock.named = True
-        name = naming.connection(sock.app.id, 0, source, to)
+        name = path.unnamed(source.ip, source.port)
         at_once = reply and not header
         error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, at_once)
         if error > 0:
@@ -122,6 +122,8 @@ class Holding:
         verdict: Verdict
         if peeked.protocol == UNKNOWN.protocol and peek.otherwise == "deny":
             verdict = Deny(errno.EACCES, "peek")
+        elif held.path is not None:
+            verdict = self._switch.flows.choose(held.path, flow)
         else:
             verdict = route(flow, self._switch.world)
         self.settle(fd, held._replace(flow=flow), verdict)
@@ -129,14 +131,14 @@ class Holding:
     def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
         """Hand a connection to whoever the verdict says."""
         match verdict:
-            case Local(endpoints=endpoints):
-                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Balanced(hold=None):
                 self._balance(fd, held, verdict)
             case Balanced(hold=peek) | Delegate(hold=peek) if peek is not None and held.flow.attributes is None:
                 self.hold(fd, held, peek)
             case Delegate(hold=None):
                 self._switch.delegation.take(fd, held, verdict)
+            case Local(endpoints=endpoints):
+                self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Outside(to=to):
                 Outbound(self._switch, fd, held, verdict, None).go(to)
             case Deny(error=error, rule=rule):
@@ -146,7 +148,7 @@ class Holding:
 
     def _hand_to_one(self, fd: Fd, held: Held, verdict: Local, upstream: Upstream) -> None:
         service = living(self._switch, upstream)
-        if service is not None and self._hand_over(fd, held, service):
+        if service is not None and self._hand_over(fd, held, service, patient=True):
             self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
         else:
             self.refuse(fd, held, verdict, errno.ECONNREFUSED, "")
@@ -159,29 +161,34 @@ class Holding:
     def retry(self, fd: Fd, held: Held, dial: Dial, upstream: Upstream | None) -> None:
         """Try a backend, and then those that are left."""
         verdict = dial.verdict
+        full: tuple[Upstream, Service] | None = None
         while upstream is not None:
             if upstream.member is None:
                 Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
                 return
             service = living(self._switch, upstream)
-            if service is None or not self._switch.alive(service):
-                dial.failed(errno.ECONNREFUSED)
-            elif not self._hand_over(fd, held, service):
-                dial.busy()
-            else:
+            if service is not None and self._hand_over(fd, held, service):
                 dial.succeeded()
                 self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
                 return
+            if service is None or service.id not in self._switch.services.by_id:
+                dial.failed(errno.ECONNREFUSED)
+            else:
+                dial.busy()
+                full = full or (upstream, service)
             upstream = dial.next()
-        self.refuse(fd, held, verdict, dial.error, dial.rule)
+        if full is not None and self._hand_over(fd, held, full[1], patient=True):
+            self._switch.flowlog.allowed(held.flow, held.client, verdict, full[0], held.transport, held.since)
+        else:
+            self.refuse(fd, held, verdict, dial.error, dial.rule)
 
-    def _hand_over(self, fd: Fd, held: Held, service: Service) -> bool:
-        """Make it the next connection that the service accepts. False: its queue is full."""
+    def _hand_over(self, fd: Fd, held: Held, service: Service, patient: bool = False) -> bool:
+        """Make it the next connection that the service accepts. False: its queue is full, or it has gone."""
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
         client = Address(ip, held.client.port)
         arrival = Arrival(fd, client, service.own(held.to), held.unix, held.flow.client.app_id, held.to)
-        if not self._switch.offer(service, arrival):
+        if not self._switch.offer(service, arrival, patient):
             return False
         entry = self._switch.sockets.by_cookie.get(held.cookie)
         if entry is not None:

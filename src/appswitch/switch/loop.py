@@ -109,11 +109,19 @@ class Loop:
         """Until `stop`."""
         self._running = True
         wait, epoll, watched, notified = _kernel.wait, self._epoll.fileno(), self._watched, self._notified
-        monotonic, timers, numbers, born = time.monotonic, self._timers, self._numbers, self.born
+        monotonic, heappop, timers, numbers, born = (
+            time.monotonic,
+            heapq.heappop,
+            self._timers,
+            self._numbers,
+            self.born,
+        )
         journal, pidfds, steady = self._journal, self.pidfds, self.steady
         while self._running:
             try:
                 patience = -1
+                while timers and timers[0][2].function is None:  # cancelled: nothing to wake up for
+                    heappop(timers)
                 if timers:
                     left = timers[0][0] - monotonic()
                     if left <= 0:

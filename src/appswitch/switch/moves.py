@@ -13,13 +13,13 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch.apps import App
 from appswitch.switch.call import Call
+from appswitch.switch.datagram import Datagram
 from appswitch.switch.datagrams import (
     DGRAM,
     IPV6_V6ONLY,
     SO_REUSEADDR,
     SOL_IPV6,
     SOL_SOCKET,
-    Datagram,
     Target,
 )
 from appswitch.switch.netns import Host, Netns
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 _NONBLOCK = 0o4000
+TIED = -1
 QUEUED = 256  # datagrams that go with a socket: what SO_RCVBUF usually has room for
 _ON = b"\1\0\0\0"
 
@@ -70,28 +71,20 @@ def cannot_follow(fd: Fd, datagram: Datagram, target: Target) -> bool:
 
 
 def move(switch: Switch, use: Use, place: App | None, target: Target, connected: bool) -> int:
-    """Put the socket in another place, connected to the target or not. 0 or an errno."""
+    """Put the socket in another place, connected to the target or not. 0, an errno, or TIED: it has to stay at home."""
     call, fd, status, datagram = use
-    app, family = datagram.app, datagram.family
     own = _own_address(switch, fd, datagram, target)
-    if datagram.at_home and datagram.bound is None:
-        reuse = _kernel.getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 4)
-        datagram.reuseaddr = bytes(4) if isinstance(reuse, int) else reuse
     home = place.home if place is not None else switch.datagrams.host
     if home is None:
         return errno.ENETUNREACH
-    made = home.socket(family, DGRAM)
-    _kernel.inherit_datagram(fd, made)
-    error = 0
-    if place is app:
-        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
-        error = _kernel.bind(made, sockaddr.encode(family, datagram.bound or own))
-    elif place is not None:
-        error = _bind_guest(made, family, own)
-    if error == 0 and place is not None and datagram.at_home and datagram.bound is not None:
+    made = _made_at(home, fd, datagram, place, own)
+    if isinstance(made, int):
+        return made
+    if datagram.at_home and is_tied(call, call.int32(0)):  # as late as can be: threads begin to wait
+        return TIED
+    if place is not None and datagram.at_home and datagram.bound is not None:
         _requeue(fd, made, home)  # while anybody may send to it
-    if error == 0 and connected:
-        error = _kernel.connect(made, sockaddr.encode(family, target.to))
+    error = _kernel.connect(made, sockaddr.encode(datagram.family, target.to)) if connected else 0
     if error:
         return error
     _kernel.set_status_flags(made, 2 | status & _NONBLOCK)
@@ -99,9 +92,25 @@ def move(switch: Switch, use: Use, place: App | None, target: Target, connected:
     _replace(switch, datagram, made, place)
     shown = _kernel.getsockname(made)
     datagram.source = Address(own.ip, own.port if isinstance(shown, int) else sockaddr.decode(shown).port)
-    if place is not None and place is not app:
+    if place is not None and place is not datagram.app:
         place.welcome(datagram.source)
     return 0
+
+
+def _made_at(home: Netns | Host, fd: Fd, datagram: Datagram, place: App | None, own: Address) -> Fd | int:
+    """A socket like the one that there is, bound as it has to be where it will live; or an errno."""
+    if datagram.at_home and datagram.bound is None:
+        reuse = _kernel.getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 4)
+        datagram.reuseaddr = bytes(4) if isinstance(reuse, int) else reuse
+    made = home.socket(datagram.family, DGRAM)
+    _kernel.inherit_datagram(fd, made)
+    error = 0
+    if place is datagram.app:
+        _kernel.setsockopt(made, SOL_SOCKET, SO_REUSEADDR, _ON)
+        error = _kernel.bind(made, sockaddr.encode(datagram.family, datagram.bound or own))
+    elif place is not None:
+        error = _bind_guest(made, datagram.family, own)
+    return error or made
 
 
 def _own_address(switch: Switch, fd: Fd, datagram: Datagram, target: Target) -> Address:
@@ -176,8 +185,10 @@ def reach(switch: Switch, use: Use, place: App | None, target: Target) -> int:
     where = datagram.place
     left = where is not None and where.ended  # with the app that it was with
     free = datagram.at_home and not datagram.settled and not switch.relay.links(datagram)
-    if left or (free and not is_tied(use.call, use.call.int32(0))):
-        return move(switch, use, place, target, connected=False)
+    if left or free:
+        error = move(switch, use, place, target, connected=False)
+        if error != TIED:
+            return error
     if not datagram.at_home:
         error = _retreat(switch, use)
         if error:

@@ -69,15 +69,15 @@ class Netns:
         """The cookies of all UDP sockets in there that are bound. Raises OSError."""
         return (cookie for cookie, *_ in self._dump())
 
-    def bound_datagrams(self) -> Iterator[Bound]:
-        """The same with what else the kernel knows of them."""
-        for cookie, _, family, state, ip, port, to, to_port, options in self._dump():
+    def bound_datagrams(self, port: int = 0) -> Iterator[Bound]:
+        """The same with what else the kernel knows of them; those with one port, if it is not 0."""
+        for cookie, _, family, state, ip, own_port, to, to_port, options in self._dump(port):
             peer = Address(unmap(to), to_port) if state == _ESTABLISHED else None
-            yield Bound(cookie, family, Address(unmap(ip), port), peer, options)
+            yield Bound(cookie, family, Address(unmap(ip), own_port), peer, options)
 
-    def _dump(self) -> Iterator[tuple[int, int, int, int, bytes, int, bytes, int, int]]:
+    def _dump(self, port: int = 0) -> Iterator[tuple[int, int, int, int, bytes, int, bytes, int, int]]:
         for family in (AF_INET, AF_INET6):
-            yield from _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag)
+            yield from _kernel.dump_inet(family, _UDP, _ALL_STATES, self._diag, port)
 
     def close(self) -> None:
         """Let go of it. Sockets keep it alive."""

@@ -10,7 +10,7 @@ from appswitch import _kernel
 from appswitch.kernel import sockaddr
 from appswitch.switch import bind, naming, udp
 from appswitch.switch.core import Switch
-from appswitch.switch.datagrams import Datagram
+from appswitch.switch.datagram import Datagram
 from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import LISTENING, Socket

@@ -20,7 +20,8 @@ from appswitch.address import Address, is_any, is_loopback, loopback_like
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch.apps import App
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET, Datagram
+from appswitch.switch.datagram import Datagram
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET
 from appswitch.switch.exposure import Opening
 from appswitch.switch.loop import Loop
 

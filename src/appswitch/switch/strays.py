@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import select
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
@@ -31,6 +32,7 @@ ICMP6_FILTER = 1
 _UNREACHABLE_ONLY = (0xFFFFFFFF & ~(1 << 1)).to_bytes(4, "little") + b"\xff" * 28  # RFC 3542 section 3.2
 _PORT_UNREACHABLE = b"\1\4"  # type and code: RFC 4443 section 3.1
 _QUOTED, _UDP = 8, 48  # where the datagram's own headers begin
+ROUND, HEARD = 1.0, 256  # seconds, and messages of one app that are looked at in them: each look asks the kernel
 BURST = 16  # messages that are looked at before somebody else has a turn
 
 
@@ -61,6 +63,8 @@ class Strays:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._ears: dict[int, Fd] = {}  # by app id
+        self._heard: Counter[int] = Counter()  # by app id, in this round
+        switch.loop.every(ROUND, self._heard.clear)
 
     def attach(self, app: App) -> None:
         """Listen in an app's namespace. Where that is not possible, such datagrams stay lost."""
@@ -90,7 +94,8 @@ class Strays:
             if isinstance(received, int):
                 return
             stray = parse(received[0])
-            if stray is not None:
+            self._heard[app.id] += 1
+            if stray is not None and self._heard[app.id] <= HEARD:
                 self._lead(app, stray)
 
     def _lead(self, app: App, stray: Stray) -> None:

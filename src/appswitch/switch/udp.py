@@ -20,11 +20,11 @@ from appswitch.address import Address, is_any, is_loopback
 from appswitch.kernel import procfs, sockaddr
 from appswitch.switch import guard
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, taken
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Datagram, Target, leave_marks
+from appswitch.switch.datagram import Datagram, leave_marks
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Target
 from appswitch.switch.exposure import announce, complain, openings
-from appswitch.switch.moves import Use, cannot_follow, go_home, is_v6only, move, place_of, reach, stay
+from appswitch.switch.moves import TIED, Use, cannot_follow, go_home, is_v6only, move, place_of, reach, stay
 from appswitch.switch.syscalls import WINDOWS
-from appswitch.switch.waiters import is_tied
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -186,11 +186,11 @@ def connect(switch: Switch, call: Call, fd: Fd, cookie: int, status: int, raw: b
     place = place_of(switch, datagram, target)
     if place is datagram.place or cannot_follow(fd, datagram, target):
         error = _kernel.connect(fd, name if place is not None else sockaddr.encode(datagram.family, target.to))
-    elif datagram.at_home and is_tied(call, call.int32(0)):
-        # A thread would wait for ever, another process keep an unconnected socket, if another file took its place.
-        error = stay(switch, Use(call, fd, status, datagram), place, target) or _kernel.connect(fd, name)
     else:
         error = move(switch, Use(call, fd, status, datagram), place, target, connected=True)
+        if error == TIED:
+            # A thread would wait for ever, another process keep an unconnected socket, if another file took its place.
+            error = stay(switch, Use(call, fd, status, datagram), place, target) or _kernel.connect(fd, name)
     if not error:
         found = switch.datagrams.by_cookie.get(datagram.cookie, datagram)
         found.asked = sockaddr.decode(name) if len(name) >= sockaddr.LEN4 else None

@@ -20,7 +20,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
-from appswitch.kernel.sockaddr import AF_INET
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.route import Balanced, Delegate, Wait
 from appswitch.switch.accept import receive_timeout
 from appswitch.switch.apps import App
@@ -42,6 +42,8 @@ SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
 _ON = b"\1\0\0\0"
+_MIN_TTL = {AF_INET: (0, 21), AF_INET6: (41, 73)}  # IP_MINTTL, IPV6_MINHOPCOUNT
+_HIGHEST_TTL = (255).to_bytes(4, "little")
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
 
 
@@ -134,11 +136,7 @@ class Waiting:
         if family not in self._rooms:
             fd = _reusable(family)
             loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
-            error = (
-                _kernel.bind(fd, sockaddr.encode(family, loopback))
-                or _kernel.attach_filter(fd, _DROP_ALL)
-                or _kernel.listen(fd, 1)
-            )
+            error = _kernel.bind(fd, sockaddr.encode(family, loopback)) or _deafen(fd, family) or _kernel.listen(fd, 1)
             own = _kernel.getsockname(fd)
             if error or isinstance(own, int):
                 raise OSError(error, "make a waiting room")
@@ -192,7 +190,7 @@ class Waiting:
         self._restore(guest)
         held = Held(
             path.flow, guest.client, path.destination, unix=False, zone=zone_of(guest.app.spec.labels),
-            since=guest.since, cookie=guest.cookie,
+            since=guest.since, cookie=guest.cookie, path=path,
         )  # fmt: skip
         verdict = path.verdict
         if guest.app.ended:
@@ -245,6 +243,19 @@ class _ToRoom(Fixed):
             self.source = sockaddr.decode(own)
         self.cookie = _kernel.cookie(tcp)
         return error, where
+
+
+def _deafen(fd: Fd, family: int) -> int:
+    """Let it hear no SYN. 0 or an errno.
+
+    There are kernels that let only the privileged attach a filter; there what has crossed a router, as each packet with
+    less than the highest TTL seems to have, is dropped: ip(7), RFC 5082 section 3.
+    """
+    error = _kernel.attach_filter(fd, _DROP_ALL)
+    if error != errno.EPERM:
+        return error
+    level, option = _MIN_TTL[family]
+    return _kernel.setsockopt(fd, level, option, _HIGHEST_TTL)
 
 
 def _reusable(family: int) -> Fd:

@@ -8,7 +8,9 @@ import dataclasses
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
+
+from tests.unit.delegate.vectors import SMALL
 
 from appswitch.delegate import packets
 from appswitch.delegate.messages import (
@@ -21,7 +23,6 @@ from appswitch.delegate.messages import (
     decode_to_daemon,
     encode,
 )
-from tests.unit.delegate.vectors import SMALL
 
 T = TypeVar("T", bound=ToDaemon)
 DEADLINE = 20.0  # seconds for everything that must happen
@@ -91,13 +92,13 @@ class FakeDaemon:
         assert self._peer is not None
         packets.send(self._peer, packet, sockets)
 
-    def hand_over(self, number: int, first: bytes = b"") -> socket.socket:
-        """A connection of direction client; returns the app's end."""
+    def hand_over(self, number: int, first: bytes = b"", **more: Any) -> socket.socket:
+        """A connection of direction client, with more metadata; returns the app's end."""
         app, end = socket.socketpair()
         with end:
             app.settimeout(DEADLINE)
             app.sendall(first)
-            self.say(Handover(dataclasses.replace(SMALL, connection=number, peeked=first)), end)
+            self.say(Handover(dataclasses.replace(SMALL, connection=number, peeked=first, **more)), end)
         return self._own(app)
 
     def hand_over_both(self, number: int) -> tuple[socket.socket, socket.socket]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import strategies as st
 
 from appswitch.address import Address, unmap
@@ -42,7 +44,7 @@ known = st.lists(
     st.builds(Tlv, st.sampled_from([Type.ALPN, Type.AUTHORITY, Type.NETNS, Type.UNIQUE_ID]), st.binary(max_size=128)),
     unique_by=lambda one: one.type,
 )
-tlvs = st.builds(lambda *parts: tuple(sum(parts, [])), known, st.lists(foreign, max_size=5))
+tlvs = st.builds(lambda *parts: tuple(itertools.chain(*parts)), known, st.lists(foreign, max_size=5))
 transports = st.sampled_from([Transport.STREAM, Transport.DGRAM])
 paths = st.binary(max_size=108).map(lambda path: path.rstrip(b"\0"))
 headers = st.one_of(

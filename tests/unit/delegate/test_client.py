@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.delegate.fake import FakeDaemon, ended
+
 from appswitch.address import Address, ip_bytes
 from appswitch.delegate import client
 from appswitch.delegate.errors import MalformedError, Reason, RefusedError
 from appswitch.delegate.messages import Refused, Taken, Welcome
-from tests.unit.delegate.fake import FakeDaemon, ended
 
 THERE = Address(ip_bytes("10.1.0.9"), 6379)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -11,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from harness import wait_until
+from tests.unit.delegate.vectors import FULL, SMALL
+
 from appswitch.delegate import metadata, proxyprotocol
 from appswitch.delegate.errors import IncompleteError
 from appswitch.delegate.proxyprotocol import Command, Header, Transport, Type
-from harness import wait_until
-from tests.unit.delegate.vectors import FULL, SMALL
 
 CONF = """
 global
@@ -86,7 +86,7 @@ def haproxy(place: Path, server: str, bind: str = "", options: str = "") -> Iter
         one.close()
 
 
-pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="make setup as root installs haproxy")
+pytestmark = pytest.mark.root  # who installs haproxy: make setup
 
 
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
@@ -103,11 +103,11 @@ def test_plain(tmp_path: Path, version: str) -> None:
 
 def test_options(tmp_path: Path) -> None:
     options = "unique-id-format id-%[src_port]"
-    with haproxy(tmp_path, "send-proxy-v2 proxy-v2-options crc32c,unique-id", options=options) as one:
-        with one.connect() as client:
-            header, _ = one.header()
-            assert header.value(Type.CRC32C) is not None  # and it was right
-            assert header.value(Type.UNIQUE_ID) == f"id-{client.getsockname()[1]}".encode()
+    server = "send-proxy-v2 proxy-v2-options crc32c,unique-id"
+    with haproxy(tmp_path, server, options=options) as one, one.connect() as client:
+        header, _ = one.header()
+        assert header.value(Type.CRC32C) is not None  # and it was right
+        assert header.value(Type.UNIQUE_ID) == f"id-{client.getsockname()[1]}".encode()
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +127,19 @@ def test_tls(tmp_path: Path, certificate: Path) -> None:
     context.check_hostname = False
     context.load_cert_chain(certificate)
     context.set_alpn_protocols(["h2"])
-    with haproxy(tmp_path, server, bind) as one:
-        with one.connect() as sock, context.wrap_socket(sock, server_hostname="web.test") as client:
-            client.sendall(b"x")
-            header, _ = one.header()
-            known = proxyprotocol.decode_ssl(header.value(Type.SSL) or b"")
-            assert header.value(Type.AUTHORITY) == b"web.test"
-            assert header.value(Type.ALPN) == b"h2"
-            assert (known.client & 3, known.verify, known.common_name) == (3, 0, "a client")
-            assert (known.version, known.signature, known.key) == (client.version(), "RSA-SHA256", "RSA2048")
-            assert known.cipher == (client.cipher() or ("",))[0]
+    with (
+        haproxy(tmp_path, server, bind) as one,
+        one.connect() as sock,
+        context.wrap_socket(sock, server_hostname="web.test") as client,
+    ):
+        client.sendall(b"x")
+        header, _ = one.header()
+        known = proxyprotocol.decode_ssl(header.value(Type.SSL) or b"")
+        assert header.value(Type.AUTHORITY) == b"web.test"
+        assert header.value(Type.ALPN) == b"h2"
+        assert (known.client & 3, known.verify, known.common_name) == (3, 0, "a client")
+        assert (known.version, known.signature, known.key) == (client.version(), "RSA-SHA256", "RSA2048")
+        assert known.cipher == (client.cipher() or ("",))[0]
 
 
 def test_a_health_check(tmp_path: Path) -> None:

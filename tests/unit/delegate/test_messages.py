@@ -6,13 +6,14 @@ import contextlib
 import errno
 
 import pytest
-from appswitch.delegate import messages
-from appswitch.delegate.errors import MalformedError, Reason, VersionError
-from appswitch.delegate.messages import Action, Done, Handover, Hello, Offer, Refused, Taken, Verdict, Welcome
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.delegate import strategies as some
 from tests.unit.delegate.vectors import FULL, SMALL
+
+from appswitch.delegate import messages
+from appswitch.delegate.errors import MalformedError, Reason, VersionError
+from appswitch.delegate.messages import Action, Done, Handover, Hello, Offer, Refused, Taken, Verdict, Welcome
 
 verdicts = st.one_of(
     st.builds(

@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.delegate import strategies as some
+from tests.unit.delegate.vectors import FULL, SMALL
+
 from appswitch.delegate import metadata, proxyprotocol, tlv
 from appswitch.delegate.errors import MalformedError, VersionError
 from appswitch.delegate.metadata import App, Metadata, Sub
 from appswitch.delegate.proxyprotocol import Transport, Type
 from appswitch.delegate.tlv import Tlv
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.unit.delegate import strategies as some
-from tests.unit.delegate.vectors import FULL, SMALL
 
 
 def with_value(value: bytes) -> bytes:

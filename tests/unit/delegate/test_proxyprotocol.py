@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.delegate import strategies as some
+from tests.unit.delegate.vectors import HEADERS, at
+
 from appswitch.delegate import proxyprotocol
 from appswitch.delegate.crc32c import crc32c
 from appswitch.delegate.errors import IncompleteError, MalformedError
 from appswitch.delegate.proxyprotocol import Command, Header, Ssl, Transport, Type
 from appswitch.delegate.tlv import Tlv
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.unit.delegate import strategies as some
-from tests.unit.delegate.vectors import HEADERS, at
 
 TCP4 = HEADERS["tcp4"]
 
@@ -140,9 +141,7 @@ def test_random_ssl(value: bytes) -> None:
     [
         (
             b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
-            Header(
-                Command.PROXY, Transport.STREAM, at("255.255.255.255", 65535), at("255.255.255.255", 65535)
-            ),
+            Header(Command.PROXY, Transport.STREAM, at("255.255.255.255", 65535), at("255.255.255.255", 65535)),
         ),
         (
             b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n",

@@ -6,26 +6,27 @@ import asyncio
 import contextlib
 import errno
 import gc
-import os
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from appswitch.delegate import messages
-from appswitch.delegate.errors import Reason, RefusedError
-from appswitch.delegate.messages import Action, Done, Handover, Hello, Refused, Taken, Verdict
-from appswitch.delegate.server import Delegation, pump
 from tests.unit.delegate.fake import FakeDaemon, ended, eventually
 from tests.unit.delegate.vectors import FULL, SMALL
+
+from appswitch.delegate import messages
+from appswitch.delegate.connection import Connection
+from appswitch.delegate.errors import Reason, RefusedError
+from appswitch.delegate.messages import Action, Done, Handover, Hello, Refused, Taken, Verdict
+from appswitch.delegate.server import Delegation, pump, serve
 
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     yield
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
 
 
 @contextlib.asynccontextmanager
-async def connected(daemon: FakeDaemon, capacity: int = 8):
+async def connected(daemon: FakeDaemon, capacity: int = 8) -> AsyncIterator[Delegation]:
     delegation = Delegation("adder", daemon.directory, capacity=capacity)
     hello, _ = await asyncio.gather(daemon.welcome(), delegation.__aenter__())
     assert hello == Hello("adder", capacity)
@@ -83,21 +84,23 @@ async def test_both_ends(daemon: FakeDaemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "verdict"),
+    ("answer", "verdict"),
     [
-        ("await connection.pass_()", Verdict(7, Action.PASS)),
-        ("await connection.drop(errno.EACCES)", Verdict(7, Action.DROP, errno.EACCES)),
-        ("await connection.hand_on('envoy')", Verdict(7, Action.NEXT, 0, "envoy")),
-        ("await connection.hand_on()", Verdict(7, Action.NEXT)),
-        ("await connection.close()", Verdict(7, Action.FAIL)),
+        (lambda connection: connection.pass_(), Verdict(7, Action.PASS)),
+        (lambda connection: connection.drop(errno.EACCES), Verdict(7, Action.DROP, errno.EACCES)),
+        (lambda connection: connection.hand_on("envoy"), Verdict(7, Action.NEXT, 0, "envoy")),
+        (lambda connection: connection.hand_on(), Verdict(7, Action.NEXT)),
+        (lambda connection: connection.close(), Verdict(7, Action.FAIL)),
     ],
+    ids=["pass", "drop", "next", "configured next", "fail"],
 )
-async def test_not_served(daemon: FakeDaemon, call: str, verdict: Verdict) -> None:
+async def test_not_served(
+    daemon: FakeDaemon, answer: Callable[[Connection], Awaitable[None]], verdict: Verdict
+) -> None:
     async with connected(daemon) as delegation:
         app = daemon.hand_over(7, b"untouched")
         connection = await anext(delegation)
-        method, _, argument = call.removeprefix("await connection.").removesuffix(")").partition("(")
-        await getattr(connection, method)(*([eval(argument)] if argument else []))  # noqa: S307 - of the table above
+        await answer(connection)
         assert await daemon.expect(Verdict) == verdict
         assert connection.closed
         assert ended(app)
@@ -230,7 +233,7 @@ async def test_a_daemon_that_is_none(daemon: FakeDaemon, what: str) -> None:
     """The connection is given up, and looked for again."""
     async with connected(daemon) as delegation:
         app, end = socket.socketpair()
-        with app, end, Path("/dev/null").open() as file:
+        with app, end, Path("/dev/null").open() as file:  # noqa: ASYNC230 - it never waits
             if what == "garbage":
                 daemon.say_bytes(b"garbage", end)
             elif what == "no descriptor":
@@ -285,3 +288,29 @@ async def test_a_daemon_that_does_not_read(daemon: FakeDaemon) -> None:
         with pytest.raises(ConnectionError):
             await answers[-1]
         assert delegation.active == 0
+
+
+async def test_serve(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that fails costs its own connection; when the proxy is cancelled all are closed."""
+
+    async def handler(connection: Connection) -> None:
+        if connection.metadata.connection == 1:
+            _ = 1 // 0
+        await connection.accept()
+        await pump(*await connection.streams())
+
+    serving = asyncio.create_task(serve("adder", handler, daemon.directory, capacity=5))
+    assert await daemon.welcome() == Hello("adder", 5)
+    failing, echoing = daemon.hand_over(1), daemon.hand_over(2)
+    assert {await daemon.expect(Verdict), await daemon.expect(Verdict)} == {
+        Verdict(1, Action.FAIL),
+        Verdict(2, Action.ACCEPT),
+    }
+    assert ended(failing)
+    assert "ZeroDivisionError" in caplog.text
+    echoing.sendall(b"echo")
+    assert await asyncio.to_thread(echoing.recv, 100) == b"echo"
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert ended(echoing)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.delegate import vectors
+from tests.unit.delegate.vectors import Vector
+
 from appswitch.delegate import messages, metadata, proxyprotocol
 from appswitch.delegate.errors import MalformedError
 from appswitch.delegate.proxyprotocol import Type
-from tests.unit.delegate import vectors
-from tests.unit.delegate.vectors import Vector
 
 AGAIN = "after a change that is meant: python -m tests.unit.delegate.vectors"
 VECTORS = list(vectors.all_vectors())

@@ -127,9 +127,7 @@ def files() -> dict[str, str]:
     """What each file in vectors/ holds."""
     rows: dict[str, list[Any]] = {}
     for one in all_vectors():
-        rows.setdefault(one.family, []).append(
-            {"name": one.name, "value": plain(one.value), "hex": one.encoded.hex()}
-        )
+        rows.setdefault(one.family, []).append({"name": one.name, "value": plain(one.value), "hex": one.encoded.hex()})
     return {f"{family}.json": json.dumps(listed, indent=2) + "\n" for family, listed in rows.items()}
 
 
@@ -139,7 +137,9 @@ def section() -> str:
     for one in all_vectors():
         value = json.dumps(plain(one.value))
         lines = "\n".join(textwrap.wrap(one.encoded.hex(" "), 96))
-        parts.append(f"**{one.family}: {one.name}**, {len(one.encoded)} bytes\n\n```json\n{value}\n```\n\n```\n{lines}\n```\n")
+        parts.append(
+            f"**{one.family}: {one.name}**, {len(one.encoded)} bytes\n\n```json\n{value}\n```\n\n```\n{lines}\n```\n"
+        )
     return "\n" + "\n".join(parts) + "\n"
 
 

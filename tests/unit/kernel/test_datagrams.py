@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -15,7 +16,9 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address, ip_bytes
 from appswitch.kernel import sockaddr
-from appswitch.switch.netns import cookie_of
+from appswitch.switch.apps import App
+from appswitch.switch.datagram import OFF, ON, Datagram, leave_marks, restored
+from appswitch.switch.netns import Bound, cookie_of
 
 INET, INET6, STREAM, DGRAM = (int(n) for n in (socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM))
 NETLINK, SOCK_DIAG = 16, 4
@@ -62,6 +65,31 @@ def test_what_is_bound_in_another_namespace(namespaces: tuple[Fd, Fd]) -> None:
     assert _kernel.bind(there, sockaddr.encode(INET, Address(ip_bytes("127.0.0.1"), 53))) == 0
     (row,) = _kernel.dump_inet(INET, 17, ALL, diag)
     assert (row[0], row[4], row[5]) == (_kernel.cookie(there), ip_bytes("127.0.0.1"), 53)
+    assert _kernel.dump_inet(INET, 17, ALL, diag, 53) == [row]
+    assert _kernel.dump_inet(INET, 17, ALL, diag, 54) == []
+
+
+@pytest.mark.parametrize("family", [INET, INET6])
+def test_options_that_the_kernel_shows_of_a_socket(namespaces: tuple[Fd, Fd], family: int) -> None:
+    """Those on which `datagram.leave_marks` relies: read from another socket's cookie alone."""
+    net, user = namespaces
+    diag = _kernel.socket_in(net, user, NETLINK, DGRAM, SOCK_DIAG)
+    for reuseaddr, reuseport, v6only in itertools.product((False, True), (False, True), {False, family == INET6}):
+        there = _kernel.socket_in(net, user, family, DGRAM, 0)
+        if v6only:
+            assert _kernel.setsockopt(there, 41, 26, b"\1\0\0\0") == 0
+        assert _kernel.bind(there, sockaddr.encode(family, Address(bytes(16 if family == INET6 else 4), 5353))) == 0
+        ((*_, before),) = _kernel.dump_inet(family, 17, ALL, diag, 5353)
+        assert not before & (1 << 8)
+        known = Datagram(_kernel.cookie(there), App.__new__(App), family, None)
+        known.reuseaddr, known.reuseport = (ON if reuseaddr else OFF), reuseport
+        leave_marks(there, known)
+        ((*_, options),) = _kernel.dump_inet(family, 17, ALL, diag, 5353)
+        made = restored(Bound(known.cookie, family, Address(b"", 5353), None, options), known.app)
+        assert (made.settled, made.reuseaddr, made.reuseport, made.v6only) == (
+            True, known.reuseaddr, reuseport, v6only,
+        )  # fmt: skip
+        there.close()
 
 
 def test_what_is_no_namespace() -> None:

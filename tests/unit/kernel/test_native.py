@@ -656,9 +656,9 @@ def test_tcp_sockets_are_found_by_both_ends(family: int, host: str) -> None:
             own = client.getsockname()[1]
             inode, client_inode = os.fstat(server.fileno()).st_ino, os.fstat(client.fileno()).st_ino
             listener = tcp_rows(family, LISTEN)[_kernel.cookie(server.fileno())]
-            assert listener == (inode, family, 10, ip, port, bytes(len(ip)), 0)
+            assert listener[:7] == (inode, family, 10, ip, port, bytes(len(ip)), 0)
             connection = tcp_rows(family, 1 << 1)[_kernel.cookie(client.fileno())]
-            assert connection == (client_inode, family, 1, ip, own, ip, port)
+            assert connection[:7] == (client_inode, family, 1, ip, own, ip, port)
             assert _kernel.cookie(client.fileno()) not in tcp_rows(family, LISTEN)
 
 

@@ -16,7 +16,8 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import AppSpec, Egress, EgressRule, HostPort, ServerRow
 from appswitch.routing.policy import Policies
 from appswitch.switch.apps import App
-from appswitch.switch.datagrams import Datagram, Datagrams
+from appswitch.switch.datagram import Datagram
+from appswitch.switch.datagrams import Datagrams
 
 
 class Home:

@@ -34,7 +34,7 @@ MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 def union(intervals: Iterable[Interval]) -> Ranges:
     """Any intervals, as a set."""
     found: list[Interval] = []
-    for low, high in sorted(intervals):
+    for low, high in sorted(one for one in intervals if one[0] <= one[1]):
         if found and low <= found[-1][1] + 1:
             found[-1] = (found[-1][0], max(high, found[-1][1]))
         else:
