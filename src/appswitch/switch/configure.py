@@ -40,6 +40,8 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     if message.done:
         switch.census.regularly()  # after a restart limits hold from the first connection on
         switch.gates.reconcile()
+        if switch.delegation.endpoint is not None:
+            switch.delegation.endpoint.reconcile()
         switch.early.begin()
 
 

@@ -117,7 +117,7 @@ class Delegation:
             fd, held = announced
         app_id = held.flow.client.app_id
         arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to)
-        if self._switch.offer(service, arrival):
+        if self._switch.offer(service, arrival, patient=proxy.on_failure == "closed"):
             self._taken(held.flow, held.client, verdict, proxy, held.unix)
         else:
             self.failed(fd, held, verdict)

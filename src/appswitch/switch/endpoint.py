@@ -129,17 +129,23 @@ class Endpoint:
 
     def hello(self, peer: _Peer, message: messages.Hello) -> messages.Welcome | messages.Refused:
         """A proxy has come."""
-        proxy = self._switch.proxies.by_name.get(message.name)
-        if proxy is None or proxy.listener:
-            return messages.Refused(Reason.UNKNOWN, f"no proxy {message.name} is configured for this endpoint")
-        if peer.uid not in (0, self._own_uid, proxy.uid):
-            return messages.Refused(Reason.PERMISSION, f"the proxy {message.name} is another user's")
+        refused = self._judge(peer, message.name)
+        if refused is not None:
+            return refused
         if message.name in self._proxies:
             return messages.Refused(Reason.CONNECTED, f"a proxy {message.name} is here already")
         self._proxies[message.name] = peer
-        sizes = [size for size in (message.capacity, proxy.capacity) if size]
+        sizes = [size for size in (message.capacity, self._switch.proxies.by_name[message.name].capacity) if size]
         peer.capacity = min(sizes, default=0)
         return messages.Welcome(peer.capacity)
+
+    def _judge(self, peer: _Peer, name: str) -> messages.Refused | None:
+        proxy = self._switch.proxies.by_name.get(name)
+        if proxy is None or proxy.listener:
+            return messages.Refused(Reason.UNKNOWN, f"no proxy {name} is configured for this endpoint")
+        if peer.uid not in (0, self._own_uid, proxy.uid):
+            return messages.Refused(Reason.PERMISSION, f"the proxy {name} is another user's")
+        return None
 
     def answered(self, name: str, pending: Pending, verdict: messages.Verdict) -> bool:
         """Carry it out. Whether the proxy has the connection from now on."""
@@ -170,7 +176,7 @@ class Endpoint:
         if pending.server_end is not None:
             self._switch.holding.settle(pending.server_end, held._replace(unix=True, cookie=0), verdict.inner)
         if pending.offerer is not None:
-            pending.offerer.post(messages.encode(messages.Taken(number)), ())
+            pending.offerer.post(messages.Taken(number))
 
     def _go_on(self, pending: Pending, flow: Flow) -> None:
         if pending.offerer is not None:
@@ -215,6 +221,13 @@ class Endpoint:
         else:
             self._switch.delegation.failed(pending.fd, pending.held, pending.verdict)
 
+    def reconcile(self) -> None:
+        """Who is not configured any more, or as another user's, has to go: the next of that name is another one."""
+        for peer in tuple(self._proxies.values()):
+            refused = self._judge(peer, peer.name)
+            if refused is not None:
+                peer.refuse(refused.reason, refused.detail)
+
     def left(self, peer: _Peer) -> None:
         """A connection to the endpoint has ended."""
         self._peers.discard(peer)
@@ -257,7 +270,7 @@ class _Peer:
         self._loop = switch.loop
         self._log = switch.log
         self._connection = connection
-        self._unsent: deque[tuple[bytes, Sequence[Fd]]] = deque()
+        self._unsent: deque[tuple[int, bytes, Sequence[Fd]]] = deque()  # connection, or 0
         self._offered = False
         self._patience: Timer | None = self._loop.after(PATIENCE, self.close)  # to say who it is
         self._loop.watch(connection.fileno(), select.EPOLLIN, self._on_events)
@@ -275,23 +288,28 @@ class _Peer:
 
     def hand_over(self, number: int, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
         """Ask it about a connection."""
-        self.post(messages.encode(messages.Handover(metadata)), descriptors)
+        self._post(number, messages.encode(messages.Handover(metadata)), descriptors)
 
-    def post(self, packet: bytes, descriptors: Sequence[Fd]) -> None:
-        """Send a packet, now or when there is room."""
+    def post(self, message: messages.FromDaemon) -> None:
+        """Say something that goes without descriptors."""
+        self._post(0, messages.encode(message), ())
+
+    def _post(self, number: int, packet: bytes, descriptors: Sequence[Fd]) -> None:
+        """Now, or when there is room."""
         if self._connection.fileno() >= 0:
-            self._unsent.append((packet, descriptors))
+            self._unsent.append((number, packet, descriptors))
             self._flush()
 
     def refuse(self, reason: Reason, detail: str) -> None:
         """Say no, and end the conversation."""
-        self.post(messages.encode(messages.Refused(reason, detail)), ())
+        self.post(messages.Refused(reason, detail))
         self.close()
 
     def too_late(self, number: int) -> None:
-        """It has had its time to answer."""
+        """It has had its time to answer. What it has not been sent yet is another's from now on."""
         pending = self.pending.pop(number, None)
         if pending is not None:
+            self._unsent = deque(one for one in self._unsent if one[0] != number)
             self._endpoint.failed(self.name, pending)
 
     def close(self) -> None:
@@ -365,7 +383,7 @@ class _Peer:
             self.refuse(reply.reason, reply.detail)
             return
         self.name = message.name
-        self.post(messages.encode(reply), ())
+        self.post(reply)
 
     def _verdict(self, message: messages.Verdict) -> None:
         """One that it answers twice, too late, or for another's connection is nobody's any more."""
@@ -382,7 +400,7 @@ class _Peer:
             return
         try:
             while self._unsent:
-                packet, descriptors = self._unsent[0]
+                _, packet, descriptors = self._unsent[0]
                 socket.send_fds(self._connection, [packet], [fd.fileno() for fd in descriptors])
                 self._unsent.popleft()
         except BlockingIOError:
