@@ -146,5 +146,3 @@ def _static(name: str, address: str) -> Spec:
 def route(prefix: str, cluster: str) -> Spec:
     """Requests to paths that begin so go to this cluster."""
     return {"match": {"prefix": prefix}, "route": {"cluster": cluster}}
-
-

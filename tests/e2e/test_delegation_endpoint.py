@@ -229,7 +229,9 @@ def test_the_header_adder(switched: Switched, services: Services, server: App, k
     """By an egress policy it makes connections of its own; by an ingress policy it stands before the server's."""
     example(switched, services, "header_proxy.py", "adder")
     switched.transport = "tcp" if kind == "tcp" else ""
-    services.policy("add", "allow", direction=direction, proxy="adder", from_={"names": ["caller"]}, to={"names": ["server"]})
+    services.policy(
+        "add", "allow", direction=direction, proxy="adder", from_={"names": ["caller"]}, to={"names": ["server"]}
+    )
     client = switched.addresses.v4()
     told = ask(switched, url(str(server.ip), 8080), "--name", "caller", ip=client)
     assert told["headers"].get("x-client-app") == "caller"

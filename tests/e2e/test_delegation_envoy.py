@@ -175,7 +175,9 @@ def test_by_the_clients_own_option(switched: Switched, services: Services, front
 def test_only_what_is_asked_for(switched: Switched, services: Services, front: Front, one: App) -> None:
     """A policy's first bytes: the others never see Envoy."""
     services.proxy("front", listener=front.listener)
-    services.policy("api", "allow", proxy="front", to={"networks": [f"{ips(one)[0]}/32"]}, l7=[{"http.path": ["/api/*"]}])
+    services.policy(
+        "api", "allow", proxy="front", to={"networks": [f"{ips(one)[0]}/32"]}, l7=[{"http.path": ["/api/*"]}]
+    )
     client = switched.addresses.v4()
     for path in ("/api/x", "/plain", "/api/y"):
         answer = ask(switched, url(ips(one)[0], 8080, path), ip=client)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,9 @@ def test_one_that_is_away(
     switched.transport = "tcp" if kind == "tcp" else ""
     services.proxy("open", listener=f"front:{PORT}", header=header, wants=wants, onFailure="open")
     services.proxy("closed", listener=f"front:{PORT}", header=header, wants=wants, onFailure="closed")
-    through = {name: services.vservice(name, str(server.ip), ports="80:8080", proxy=name) for name in ("open", "closed")}
+    through = {
+        name: services.vservice(name, str(server.ip), ports="80:8080", proxy=name) for name in ("open", "closed")
+    }
     client = switched.addresses.v4()
     assert ask(switched, url(through["open"]), client)["client"] == f"::ffff:{client}"
     status = switched.run(*CURL, url(through["closed"]), status=None).returncode
@@ -226,9 +227,7 @@ def test_loops_are_refused(services: Services) -> None:
     assert "the proxies lead in a loop: c -> a -> b -> c" in told.stderr
 
 
-def test_a_proxys_own_connections_are_not_handed_to_it(
-    switched: Switched, services: Services, place: Path
-) -> None:
+def test_a_proxys_own_connections_are_not_handed_to_it(switched: Switched, services: Services, place: Path) -> None:
     """Not even by a policy for everybody."""
     server = mirror(switched)
     log = haproxy(switched, place)
