@@ -10,16 +10,14 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.delegate import messages
-from appswitch.delegate.errors import MalformedError, Reason
+from appswitch.delegate.errors import Reason
 from appswitch.delegate.metadata import App as AppEnd
 from appswitch.delegate.metadata import Metadata
 from appswitch.resources import Proxy
@@ -27,32 +25,14 @@ from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local, route
 from appswitch.switch.apps import App
 from appswitch.switch.gates import stranger
+from appswitch.switch.guest import Guest, Pending
 from appswitch.switch.held import Held
-from appswitch.switch.loop import Timer
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-_UCRED = struct.Struct("=iII")
 GUESTS = 256  # connections to the endpoint, of all users
-MAX_SENT = 16  # descriptors with one packet that are received, and closed where they are too many
-PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
-UNSENT = 1024  # connections that a proxy may be behind with reading; more have failed
 PEEKED = 4096  # first bytes that are told
-
-
-class Pending:
-    """A connection that a proxy has got and not answered yet."""
-
-    __slots__ = ("fd", "held", "offerer", "server_end", "timer", "verdict")
-
-    def __init__(self, fd: Fd, held: Held, verdict: Delegate) -> None:
-        self.fd = fd  # the client's other end
-        self.held = held
-        self.verdict = verdict
-        self.server_end: Fd | None = None  # of a pair whose other end the proxy has, for the server to accept
-        self.offerer: _Peer | None = None  # who handed over a socket of its own
-        self.timer: Timer | None = None
 
 
 class Endpoint:
@@ -62,12 +42,12 @@ class Endpoint:
         self._switch = switch
         self._listener = listener
         self._own_uid = own_uid
-        self._peers: set[_Peer] = set()
-        self._proxies: dict[str, _Peer] = {}
+        self._peers: set[Guest] = set()
+        self._proxies: dict[str, Guest] = {}
         self._next = 1
         switch.loop.watch(listener.fileno(), select.EPOLLIN, lambda _events: self._on_peer())
 
-    def guest(self, name: str) -> _Peer | None:
+    def guest(self, name: str) -> Guest | None:
         """The proxy of that name, if it is there."""
         return self._proxies.get(name)
 
@@ -80,7 +60,7 @@ class Endpoint:
         if len(self._peers) >= GUESTS:
             connection.close()
             return
-        self._peers.add(_Peer(self._switch, self, connection))
+        self._peers.add(Guest(self._switch, self, connection))
 
     # -- handing over
 
@@ -127,7 +107,7 @@ class Endpoint:
 
     # -- what proxies say
 
-    def hello(self, peer: _Peer, message: messages.Hello) -> messages.Welcome | messages.Refused:
+    def hello(self, peer: Guest, message: messages.Hello) -> messages.Welcome | messages.Refused:
         """A proxy has come."""
         refused = self._judge(peer, message.name)
         if refused is not None:
@@ -139,7 +119,7 @@ class Endpoint:
         peer.capacity = min(sizes, default=0)
         return messages.Welcome(peer.capacity)
 
-    def _judge(self, peer: _Peer, name: str) -> messages.Refused | None:
+    def _judge(self, peer: Guest, name: str) -> messages.Refused | None:
         proxy = self._switch.proxies.by_name.get(name)
         if proxy is None or proxy.listener:
             return messages.Refused(Reason.UNKNOWN, f"no proxy {name} is configured for this endpoint")
@@ -228,7 +208,7 @@ class Endpoint:
             if refused is not None:
                 peer.refuse(refused.reason, refused.detail)
 
-    def left(self, peer: _Peer) -> None:
+    def left(self, peer: Guest) -> None:
         """A connection to the endpoint has ended."""
         self._peers.discard(peer)
         if self._proxies.get(peer.name) is peer:
@@ -236,7 +216,7 @@ class Endpoint:
 
     # -- sockets that apps hand over themselves
 
-    def offer(self, peer: _Peer, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
+    def offer(self, peer: Guest, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
         """A sidecar-aware app hands over a connection of its own. Answered when the proxy has answered."""
         proxy = self._switch.proxies.by_name.get(metadata.proxy)
         if proxy is None or proxy.listener:
@@ -255,161 +235,6 @@ class Endpoint:
         if not self._ask(pending, descriptors[:-1]):
             self._switch.delegation.counts(proxy.name).failed += 1
             peer.refuse(Reason.AWAY, f"the proxy {proxy.name} is not there, or has no room")
-
-
-class _Peer:
-    """One connection to the endpoint: a proxy, or an app that offers a socket."""
-
-    def __init__(self, switch: Switch, endpoint: Endpoint, connection: socket.socket) -> None:
-        self.pid, self.uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        self.name = ""  # of a proxy
-        self.capacity = 0  # 0: no limit
-        self.pending: dict[int, Pending] = {}
-        self._taken: set[int] = set()
-        self._endpoint = endpoint
-        self._loop = switch.loop
-        self._log = switch.log
-        self._connection = connection
-        self._unsent: deque[tuple[int, bytes, Sequence[Fd]]] = deque()  # connection, or 0
-        self._offered = False
-        self._patience: Timer | None = self._loop.after(PATIENCE, self.close)  # to say who it is
-        self._loop.watch(connection.fileno(), select.EPOLLIN, self._on_events)
-
-    @property
-    def active(self) -> int:
-        """Connections that it has taken and not reported as done."""
-        return len(self._taken)
-
-    @property
-    def full(self) -> bool:
-        """Whether it gets no more for the moment."""
-        busy = len(self.pending) + len(self._taken)
-        return len(self._unsent) >= UNSENT or bool(self.capacity and busy >= self.capacity)
-
-    def hand_over(self, number: int, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
-        """Ask it about a connection."""
-        self._post(number, messages.encode(messages.Handover(metadata)), descriptors)
-
-    def post(self, message: messages.FromDaemon) -> None:
-        """Say something that goes without descriptors."""
-        self._post(0, messages.encode(message), ())
-
-    def _post(self, number: int, packet: bytes, descriptors: Sequence[Fd]) -> None:
-        """Now, or when there is room."""
-        if self._connection.fileno() >= 0:
-            self._unsent.append((number, packet, descriptors))
-            self._flush()
-
-    def refuse(self, reason: Reason, detail: str) -> None:
-        """Say no, and end the conversation."""
-        self.post(messages.Refused(reason, detail))
-        self.close()
-
-    def too_late(self, number: int) -> None:
-        """It has had its time to answer. What it has not been sent yet is another's from now on."""
-        pending = self.pending.pop(number, None)
-        if pending is not None:
-            self._unsent = deque(one for one in self._unsent if one[0] != number)
-            self._endpoint.failed(self.name, pending)
-
-    def close(self) -> None:
-        """It has gone, or has to go: what it did not answer goes another way."""
-        if self._connection.fileno() < 0:
-            return
-        self._loop.unwatch(self._connection.fileno())
-        self._connection.close()
-        self._forget_patience()
-        self._unsent.clear()
-        self._endpoint.left(self)
-        pending, self.pending = self.pending, {}
-        for one in pending.values():
-            if one.timer is not None:
-                one.timer.cancel()
-            self._endpoint.failed(self.name, one)
-
-    def _forget_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    # -- packets
-
-    def _on_events(self, events: int) -> None:
-        if events & select.EPOLLIN:
-            self._read()
-        elif events & (select.EPOLLHUP | select.EPOLLERR):
-            self.close()
-        if events & select.EPOLLOUT:
-            self._flush()
-
-    def _read(self) -> None:
-        try:
-            packet, numbers, _, _ = socket.recv_fds(self._connection, messages.MAX_PACKET + 1, MAX_SENT)
-        except (BlockingIOError, ConnectionResetError):
-            return  # a reset is told before what was sent earlier: unix(7)
-        except OSError:
-            self.close()
-            return
-        descriptors = [Fd(number) for number in numbers]  # owned before they are judged
-        if not packet:
-            self.close()
-            return
-        try:
-            self._take(messages.decode_to_daemon(packet, len(descriptors)), descriptors)
-        except MalformedError as problem:
-            self._log("a proxy is cut off", proxy=self.name, pid=self.pid, reason=str(problem))
-            self.refuse(Reason.MALFORMED, str(problem))
-
-    def _take(self, message: messages.ToDaemon, descriptors: list[Fd]) -> None:
-        """Raises MalformedError for what is out of turn."""
-        match message:
-            case messages.Hello() if not self.name and not self._offered:
-                self._hello(message)
-            case messages.Verdict() if self.name:
-                self._verdict(message)
-            case messages.Done() if self.name:
-                self._taken.discard(message.connection)
-            case messages.Offer() if not self.name and not self._offered:
-                self._offered = True
-                self._forget_patience()
-                self._endpoint.offer(self, message.metadata, descriptors)
-            case _:
-                raise MalformedError(f"{type(message).__name__} out of turn")
-
-    def _hello(self, message: messages.Hello) -> None:
-        self._forget_patience()
-        reply = self._endpoint.hello(self, message)
-        if isinstance(reply, messages.Refused):
-            self.refuse(reply.reason, reply.detail)
-            return
-        self.name = message.name
-        self.post(reply)
-
-    def _verdict(self, message: messages.Verdict) -> None:
-        """One that it answers twice, too late, or for another's connection is nobody's any more."""
-        pending = self.pending.pop(message.connection, None)
-        if pending is None:
-            return
-        if pending.timer is not None:
-            pending.timer.cancel()
-        if self._endpoint.answered(self.name, pending, message):
-            self._taken.add(message.connection)
-
-    def _flush(self) -> None:
-        if self._connection.fileno() < 0:
-            return
-        try:
-            while self._unsent:
-                _, packet, descriptors = self._unsent[0]
-                socket.send_fds(self._connection, [packet], [fd.fileno() for fd in descriptors])
-                self._unsent.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            return
-        wanted = select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
-        self._loop.rearm(self._connection.fileno(), wanted)
 
 
 def _end(app: App | None) -> AppEnd | None:
