@@ -83,6 +83,7 @@ class AppSpec(msgspec.Struct, frozen=True, kw_only=True):
     nameservers: tuple[str, ...] = ()  # where the app sends DNS queries; those are the daemon's to answer
     egress: Egress = Egress()
     host_ports: tuple[HostPort, ...] = ()
+    proxy: str | None = None  # that gets all connections which the app makes
 
     @property
     def appid(self) -> str:
@@ -192,3 +193,19 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     total: int  # connections so far
     failures: int
     ejected_for: float = 0.0  # seconds that are left
+
+
+class ProxyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A proxy as `ax get proxies` shows it."""
+
+    name: str
+    state: Literal["ready", "away", "full"]  # away: it does not listen, or is not connected
+    listener: str  # "ip:port" of the app's, or empty: the delegation endpoint
+    app_id: int  # of the app that is the proxy; 0: not an app, or away
+    pid: int  # of who is connected to the delegation endpoint; 0: nobody
+    active: int  # connections that it has taken and not reported as closed; of a listener those that are established
+    taken: int  # connections so far
+    passed: int  # that it let go on the fast path
+    dropped: int
+    handed_on: int  # to the next
+    failed: int  # no answer in time, dead, full

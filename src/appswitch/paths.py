@@ -48,6 +48,11 @@ class RunDir:
         return self.path / "attach.sock"
 
     @property
+    def delegate(self) -> Path:
+        """Where proxies get connections (`appswitch.delegate`): Unix SOCK_SEQPACKET, mode 0666, SO_PEERCRED decides."""
+        return self.path / "delegate.sock"
+
+    @property
     def switch(self) -> Path:
         """The channel between control and switch: Unix stream, mode 0600."""
         return self.path / "switch.sock"

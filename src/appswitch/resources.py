@@ -1,9 +1,9 @@
-"""What users configure: virtual services, policies, service references. Frozen values, checked where they came in.
+"""What users configure: virtual services, policies, references, proxies. Frozen values, checked where they came in.
 
 A resource as it is written in a file, sent over REST and stored has an envelope (`docs/services.md`)::
 
     apiVersion: appswitch/v1
-    kind: VService | Policy | Reference
+    kind: VService | Policy | Reference | Proxy
     metadata: {name: web}
     spec: ...
 
@@ -19,8 +19,8 @@ import msgspec
 
 from appswitch.model import Protocol
 
-Kind = Literal["VService", "Policy", "Reference"]
-KINDS: tuple[Kind, ...] = ("VService", "Policy", "Reference")
+Kind = Literal["VService", "Policy", "Reference", "Proxy"]
+KINDS: tuple[Kind, ...] = ("VService", "Policy", "Reference", "Proxy")
 
 LbType = Literal["Random", "RoundRobin", "LeastConnections", "Weighted", "RingHash", "Maglev"]
 ErrorName = Literal["EACCES", "EPERM", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH"]
@@ -86,6 +86,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}
     l7: tuple[L7Match, ...] = ()  # any of them
     error: ErrorName = "EACCES"  # what a denied call fails with
     dry_run: bool = False  # would-be denials are logged and counted, and nothing is denied
+    proxy: str = ""  # of an allow policy: connections that it matches are handed to this proxy; it closes nothing then
     uid: int = 0  # who owns it
     order: int = 0  # of creation; only for display and explanation
 
@@ -160,6 +161,7 @@ class VService(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[L7Route, ...] = ()  # the first that matches
     peek: Peek = Peek()
     external: bool = False  # reachable for the outside at the node's addresses, on the same ports
+    proxy: str = ""  # connections to it are handed to this proxy
     source_ip: bool = False  # connections of one client address stay with one backend
     wait: float = 30.0  # seconds that connect(2) waits while no backend is known at all; one that is down refuses
     uid: int = 0  # who owns it
@@ -180,7 +182,26 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     uid: int = 0
 
 
-Resource = VService | Policy | Reference
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """Who takes connections over that need more than a choice: docs/delegation.md.
+
+    With a ``listener`` an unmodified proxy that runs as an app: its accept(2) gets the very sockets. Without one a
+    program that has connected to the daemon's delegation endpoint under this name, and gets them there.
+    """
+
+    name: str
+    listener: str = ""  # "10.1.0.50:15001", or "NAME:15001" of an app
+    header: Literal["none", "v2"] = "none"  # what goes before the first bytes: a PROXY protocol header, or nothing
+    wants: tuple[L7Match, ...] = ()  # connections that it is for, any of them; none: all
+    capacity: int = 0  # connections at a time that it has at the delegation endpoint; 0: no limit
+    timeout: float = 1.0  # seconds in which it has to answer there
+    on_failure: Literal["open", "closed"] = "closed"  # without it: as if there were no proxy, or refused
+    next: str = ""  # the proxy that gets what this one does not want, or hands on
+    peek: Peek = Peek()
+    uid: int = 0
+
+
+Resource = VService | Policy | Reference | Proxy
 
 
 def kind_of(resource: Resource) -> Kind:

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import msgspec
 
-from appswitch.model import AppRow, AppSpec, BackendRow, ConnectionRow, FlowRow, Protocol, ServerRow, SocketRow
-from appswitch.resources import Policy, Reference, VService
+from appswitch.model import (
+    AppRow,
+    AppSpec,
+    BackendRow,
+    ConnectionRow,
+    FlowRow,
+    Protocol,
+    ProxyRow,
+    ServerRow,
+    SocketRow,
+)
+from appswitch.resources import Policy, Proxy, Reference, VService
 
 VERSION = 3
 MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
@@ -55,6 +65,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     vservices: tuple[VService, ...] = ()
     policies: tuple[Policy, ...] = ()
     references: tuple[Reference, ...] = ()
+    proxies: tuple[Proxy, ...] = ()
     remove: tuple[tuple[str, str], ...] = ()  # (kind, name)
 
 
@@ -72,7 +83,7 @@ class Kill(msgspec.Struct, frozen=True, tag=True):
 
 
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """Ask for rows of one of: apps, servers, sockets, connections, backends, stats."""
+    """Ask for rows of one of: apps, servers, sockets, connections, backends, proxies, stats."""
 
     seq: int
     what: str
@@ -107,6 +118,7 @@ class Rows(msgspec.Struct, frozen=True, tag=True):
     sockets: tuple[SocketRow, ...] = ()
     connections: tuple[ConnectionRow, ...] = ()
     backends: tuple[BackendRow, ...] = ()
+    proxies: tuple[ProxyRow, ...] = ()
     stats: dict[str, float] = {}
 
 

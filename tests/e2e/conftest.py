@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e import postgres
+from e2e import build, postgres
 from e2e.services import Services
 from e2e.world import Bare, Switched, World
 from harness import Addresses
@@ -80,6 +80,14 @@ def cluster() -> Iterator[Path]:
     """An empty PostgreSQL cluster to be copied: see `postgres.postgres`."""
     with postgres.template() as path:
         yield path
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``programs/web.go``, without C or any library: there is nothing to put anything into."""
+    with build.once(tmp_path_factory, "web", build.go("web.go")) as program:
+        assert b"/ld-linux" not in program.read_bytes()
+        yield program
 
 
 @pytest.fixture

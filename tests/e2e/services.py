@@ -1,4 +1,4 @@
-"""What tests configure: vservices, policies and references, by `ax apply`; everything is taken away at the end."""
+"""What tests configure: vservices, policies, references, proxies, by `ax apply`; all is taken away at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Services:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for plural in ("vservices", "policies", "references"):
+        for plural in ("vservices", "policies", "references", "proxies"):
             for one in self.daemon.get(plural):
                 status, told = self.daemon.rest("DELETE", f"/v1/{plural}/{one['metadata']['name']}")
                 assert status == 200, told
@@ -54,6 +54,14 @@ class Services:
 
     def reference(self, name: str, network: str, *to: Spec, **spec: Any) -> None:
         self.apply(document("Reference", name, network=network, to=list(to), **spec))
+
+    def proxy(self, name: str, **spec: Any) -> None:
+        self.apply(document("Proxy", name, **spec))
+
+    def proxies(self) -> dict[str, Spec]:
+        """`ax get proxies -o json`: how each of them is doing."""
+        told = self.daemon.ax("get", "proxies", "-o", "json", check=True).stdout
+        return {one["metadata"]["name"]: one["status"] for one in json.loads(told)}
 
     def delete(self, kind: str, name: str, *options: str) -> str:
         """`ax delete`; what it said."""

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.world import ENVIRONMENT, PROGRAMS, World, authority, url, wait_output
+from e2e.world import World, authority, url, wait_output
 from harness import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # the first one waits for the compiler
-
-
-@pytest.fixture(scope="session")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """``programs/web.go``, built without network or C, once for all workers; a copy that every user may run."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    built = shared / "web"
-    with (shared / "web.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not built.exists():
-            with tempfile.TemporaryDirectory(prefix="axt-go-") as cache:
-                go = {"GOCACHE": cache, "GOPATH": cache, "GO111MODULE": "off", "CGO_ENABLED": "0"}
-                build = ["go", "build", "-o", built, PROGRAMS / "web.go"]
-                subprocess.run(build, check=True, env=os.environ | ENVIRONMENT | go)
-    assert b"/ld-linux" not in built.read_bytes(), "static: there is no library to put anything into"
-    with tempfile.TemporaryDirectory(prefix="axt-go-", dir="/tmp") as place:
-        Path(place).chmod(0o755)
-        yield Path(shutil.copy2(built, place))
 
 
 @pytest.mark.also("tcp", "rootless")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.build import go, once
 from e2e.servers import Nginx
 from e2e.services import Services
 from e2e.world import PROGRAMS, PYTHON, Switched, url, wait_output
@@ -14,12 +12,6 @@ from harness import App, wait_until
 
 LATE = (PYTHON, PROGRAMS / "late.py")
 KINDS = ("blocking", "poll", "epoll", "select", "again", "asyncio")
-
-
-@pytest.fixture(scope="module")
-def web_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with once(tmp_path_factory, "web-go", go("web.go")) as built:
-        yield built
 
 
 def server(world: Switched, role: str, port: int = 5432) -> App:
@@ -52,14 +44,15 @@ def test_a_server_that_starts_after_its_clients(switched: Switched, services: Se
     assert switched.run(*LATE, "poll", old, "1521").stdout.endswith(f"{old} 1521 hello\n")
 
 
-def test_stock_clients(switched: Switched, services: Services, place: Path, web_go: Path) -> None:
+@pytest.mark.timeout(300)  # the first one waits for the compiler
+def test_stock_clients(switched: Switched, services: Services, place: Path, web: Path) -> None:
     """curl, Go, node, redis-cli: none of them knows that it waits."""
     old = switched.addresses.v4()
     services.reference("old-web", old, {"name": "new-web"}, ports=["80", "6379"])
     clients = [
         switched.start("curl", "-sS", "--max-time", "30", url(old)),
         switched.start("curl", "-sS", "--max-time", "30", "http://old-web/"),
-        switched.start(web_go, "load", url(old), "4", "2"),
+        switched.start(web, "load", url(old), "4", "2"),
         switched.start("node", PROGRAMS / "web.js", "load", url(old), "8", "4"),
         switched.start("redis-cli", "-h", old, "set", "key", "value"),
     ]

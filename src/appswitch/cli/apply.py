@@ -38,7 +38,7 @@ Applied = dict[str, Any]
               help="How to print the results.")  # fmt: skip
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
 def command(places: tuple[str, ...], dry_run: bool, kill: bool, form: str, run_dir: str | None) -> int:
-    """Create and change vservices, policies and references as files say."""
+    """Create and change vservices, policies, references and proxies as files say."""
     found, broken = read(places)
     for error in broken:
         click.echo(f"ax: {error}", err=True)

@@ -15,8 +15,8 @@ from appswitch.cli import options, rest
 # name: (module, what `ax --help` says)
 SUBCOMMANDS = {
     "run": ("runhelp", "Run a program on the switch."),
-    "create": ("create", "Create a vservice, a policy or a reference."),
-    "delete": ("delete", "Delete vservices, policies or references."),
+    "create": ("create", "Create a vservice, a policy, a reference or a proxy."),
+    "delete": ("delete", "Delete vservices, policies, references or proxies."),
     "apply": ("apply", "Create and change what files say."),
     "get": ("get", "Show apps, servers, vservices, policies and more."),
     "policy": ("policy", "Try policies, and learn them from what is seen."),

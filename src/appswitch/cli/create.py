@@ -1,4 +1,4 @@
-"""``ax create``: one vservice, policy or reference from the command line."""
+"""``ax create``: one vservice, policy, reference or proxy from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from appswitch.cli import locate, rest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references"}
+PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references", "proxy": "proxies"}
 LB_TYPES = ["Random", "RoundRobin", "LeastConnections", "Weighted", "RingHash", "Maglev"]
 ERRORS = ["EACCES", "EPERM", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH"]
 EPILOG = """\
@@ -21,6 +21,8 @@ Examples:
   ax create vservice api --ports 443 --backends app=api+zone=a,192.0.2.7:8443 --lbtype LeastConnections
   ax create policy web-from-lan --action allow --from-network 10.0.0.0/8 --to-name web --ports 80
   ax create reference olddb --network 10.9.0.5 --ports 5432 --to role=db --wait 60
+  ax create proxy envoy --listener 10.1.0.50:15001 --wants http.path=/api/*,http.method=GET --on-failure open
+  ax create proxy audit --capacity 1000 --timeout 0.2 --next envoy
 
 What these options cannot say (weights, routes, limits) is for documents: ax apply, docs/services.md.
 """
@@ -32,10 +34,12 @@ _wait = click.option("--wait", type=float, metavar="SECONDS", help="How long con
 _lbtype = click.option("--lbtype", type=click.Choice(LB_TYPES, case_sensitive=False), default="RoundRobin",
                        show_default=True, help="How connections are spread.")  # fmt: skip
 
+_proxy = click.option("--proxy", metavar="NAME", help="The proxy that gets the connections.")
+
 
 @click.group("create", epilog=EPILOG)
 def command() -> None:
-    """Create a vservice, a policy or a reference."""
+    """Create a vservice, a policy, a reference or a proxy."""
 
 
 @command.command("vservice", epilog=EPILOG)
@@ -47,6 +51,7 @@ def command() -> None:
 @click.option("--hash-on", metavar="source|ATTRIBUTE", help="What RingHash and Maglev look at.")
 @click.option("--external", is_flag=True, help="Reachable from outside, at this node's addresses.")
 @click.option("--source-ip", is_flag=True, help="Connections of one client address stay with one backend.")
+@_proxy
 @_wait
 @_run_dir
 def vservice(name: str, run_dir: str | None, **options: Any) -> int:
@@ -59,6 +64,7 @@ def vservice(name: str, run_dir: str | None, **options: Any) -> int:
         "hashOn": options["hash_on"],
         "external": options["external"],
         "sourceIp": options["source_ip"],
+        "proxy": options["proxy"],
         "wait": options["wait"],
     }
     return _create("VService", name, spec, run_dir)
@@ -86,6 +92,7 @@ def _selecting(end: str) -> Callable[[F], F]:
 @click.option("--ports", metavar="CSV", default="", help="80, 8000-8999/tcp, 53/udp.  [default: all]")
 @click.option("--error", type=click.Choice(ERRORS), default="EACCES", show_default=True, help="What denied calls get.")
 @click.option("--dry-run", is_flag=True, help="The policy only reports what it would deny.")
+@_proxy
 @_run_dir
 def policy(name: str, run_dir: str | None, **options: Any) -> int:
     """Create a rule on who may connect to whom."""
@@ -97,6 +104,7 @@ def policy(name: str, run_dir: str | None, **options: Any) -> int:
         "ports": _split(options["ports"]),
         "error": options["error"],
         "dryRun": options["dry_run"],
+        "proxy": options["proxy"],
     }
     return _create("Policy", name, spec, run_dir)
 
@@ -119,6 +127,34 @@ def reference(name: str, run_dir: str | None, **options: Any) -> int:
         "wait": options["wait"],
     }
     return _create("Reference", name, spec, run_dir)
+
+
+@command.command("proxy", epilog=EPILOG)
+@click.argument("name")
+@click.option("--listener", metavar="IP:PORT|NAME:PORT", help="Of an app that is the proxy, and stays as it is.  "
+              "[default: the proxy connects to the daemon's delegation endpoint]")  # fmt: skip
+@click.option("--header", type=click.Choice(["none", "v2"]), help="What the listener reads first: nothing, or a PROXY "
+              "protocol header.  [default: none]")  # fmt: skip
+@click.option("--wants", metavar="ATTRIBUTE=PATTERN,...", multiple=True,
+              help="Connections that it is for; given again, others as well.  [default: all]")  # fmt: skip
+@click.option("--capacity", type=int, metavar="N", help="Connections at a time, without a listener.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Time to answer, without a listener.  [default: 1]")
+@click.option("--on-failure", type=click.Choice(["open", "closed"]), default="closed", show_default=True,
+              help="Where it cannot: as if there were no proxy, or refused.")  # fmt: skip
+@click.option("--next", metavar="NAME", help="The proxy that gets what this one does not want, or hands on.")
+@_run_dir
+def proxy(name: str, run_dir: str | None, **options: Any) -> int:
+    """Create a proxy, which vservices, policies and apps can name: --proxy."""
+    spec = {
+        "listener": options["listener"],
+        "header": options["header"],
+        "wants": [_match(text) for text in options["wants"]],
+        "capacity": options["capacity"],
+        "timeout": options["timeout"],
+        "onFailure": options["on_failure"],
+        "next": options["next"],
+    }
+    return _create("Proxy", name, spec, run_dir)
 
 
 def _split(text: str) -> list[str]:
@@ -153,6 +189,17 @@ def _labels(text: str) -> dict[str, str]:
         if not equals:
             raise click.UsageError(f"{part!r} is not a label: give K=V, several with commas")
         found[key] = value
+    return found
+
+
+def _match(text: str) -> dict[str, list[str]]:
+    """All attributes must match; one that is given twice, one of its patterns."""
+    found: dict[str, list[str]] = {}
+    for part in _split(text):
+        name, equals, pattern = part.partition("=")
+        if not equals:
+            raise click.UsageError(f"--wants: {part!r} is not ATTRIBUTE=PATTERN")
+        found.setdefault(name, []).append(pattern)
     return found
 
 

@@ -128,7 +128,7 @@ def _option(name: str, help: str, negated: bool = False, **more: Any) -> Callabl
 @_option("--run-dir", "Sockets and state. Default: /run/appswitch for root, else in $XDG_RUNTIME_DIR.", metavar="DIR")
 @_option(
     "--state-dir",
-    "Where vservices, policies and references are kept.  [default: /var/lib/appswitch for root, else "
+    "Where vservices, policies, references and proxies are kept.  [default: /var/lib/appswitch for root, else "
     "$XDG_STATE_HOME/appswitch; with another run directory nowhere: they go when the daemon ends]",
     metavar="DIR",
 )

@@ -1,4 +1,4 @@
-"""``ax delete``: take vservices, policies and references away."""
+"""``ax delete``: take vservices, policies, references and proxies away."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Examples:
 @click.option("--ignore-not-found", is_flag=True, help="What is not there is no error.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
 def command(kind: str, what: tuple[str, ...], kill: bool, ignore_not_found: bool, run_dir: str | None) -> int:
-    """Delete vservices, policies or references. Their established connections go on, unless --kill says otherwise."""
+    """Delete vservices, policies, references or proxies.
+
+    Their established connections go on, unless --kill says otherwise.
+    """
     status = 0
     query = "?kill=true" if kill else ""
     for name in what:

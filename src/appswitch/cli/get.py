@@ -25,10 +25,12 @@ Examples:
   ax get names                             what can be resolved, and to what
   ax get exposed                           ports of the host that lead to apps
   ax get vservices web -o yaml             a document that ax apply takes
+  ax get proxies -o wide                   with what became of their connections
   ax get backends web                      how the backends of a vservice are doing
 """
 # Shown as documents, as `ax apply` takes them.
-DOCUMENTS = ("vservices", "policies", "references")
+DOCUMENTS = ("vservices", "policies", "references", "proxies")
+ENDPOINT = "delegate.sock"  # in the run directory: where a proxy without a listener connects to
 
 
 def _csv(values: Any) -> str:
@@ -92,6 +94,18 @@ def _selectors(name: str) -> Any:
     return lambda row: _csv(map(_selector, row["spec"].get(name, ()))) or "*"
 
 
+def _wants(row: output.Row) -> str:
+    """The protocols: where none is named, by their attributes."""
+    found: dict[str, None] = {}
+    for match in row["spec"].get("wants", ()):
+        found.update(dict.fromkeys(match.get("protocol") or (name.partition(".")[0] for name in match)))
+    return _csv(found)
+
+
+def _status(name: str) -> Any:
+    return lambda row: str(row["status"][name]) if row.get("status") else ""
+
+
 COLUMNS: dict[str, output.Columns] = {
     "apps": (
         ("NAME", _app("name")),
@@ -153,6 +167,12 @@ COLUMNS: dict[str, output.Columns] = {
         ("TO", _backends("to")),
         ("WAIT", lambda row: f"{row['spec'].get('wait', 30):g}"),
     ),
+    "proxies": (
+        ("ID", _called),
+        ("PROTO", lambda row: _wants(row) or "tcp"),
+        ("LISTENER", _spec("listener", ENDPOINT)),
+        ("DIALERS", _status("active")),
+    ),
     "backends": (
         ("VSNAME", _flat("vservice")),
         ("PORT", _flat("port")),
@@ -205,6 +225,14 @@ COLUMNS: dict[str, output.Columns] = {
 
 # What `-o wide` adds.
 WIDE: dict[str, output.Columns] = {
+    "proxies": (
+        ("STATE", _status("state")),
+        ("TAKEN", _status("taken")),
+        ("PASSED", _status("passed")),
+        ("DROPPED", _status("dropped")),
+        ("HANDEDON", _status("handedOn")),
+        ("FAILED", _status("failed")),
+    ),
     "connections": (
         ("VSERVICE", _named("vservice")),
         ("BACKEND", _named("backend")),
@@ -238,7 +266,7 @@ def columns(what: str, form: str) -> output.Columns:
 def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | None) -> None:
     """Show what there is: apps, servers (who listens), vservices, policies, names, address pools, and so on.
 
-    NAME is one vservice, policy or reference, or of backends those of one vservice.
+    NAME is one vservice, policy, reference or proxy, or of backends those of one vservice.
     """
     if name is not None and what not in (*DOCUMENTS, "backends"):
         raise click.UsageError(f"only {', '.join(DOCUMENTS)} and backends are shown by name")

@@ -7,7 +7,7 @@ from click.shell_completion import CompletionItem
 
 from appswitch.cli import create, locate, rest
 
-OF_RESOURCES = ("vservices", "policies", "references")
+OF_RESOURCES = ("vservices", "policies", "references", "proxies")
 
 
 def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:

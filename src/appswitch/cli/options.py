@@ -100,6 +100,7 @@ RUN = (
         default=False,
         help="Give the app a resolv.conf that names only the daemon, in a mount namespace of its own.",
     ),
+    Option("--proxy", "NAME", help="Hand the connections that the app makes to this proxy (see `ax create proxy`)."),
     Option("--user", "NAME|UID[:GID]", help="Run the command as this user. Only root can."),
     Option("--interface", "NAME", help="Give the app an interface of this name, with its addresses, beside lo."),
     Option(

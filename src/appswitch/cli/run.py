@@ -31,6 +31,7 @@ _OPTION_OF = {
     "dns_override": "--dns-override",
     "nameservers": "/etc/resolv.conf",
     "host_ports": "--host-port",
+    "proxy": "--proxy",
     "egress": "--egress",
     "egress.allow": "--egress-allow",
     "egress.deny": "--egress-deny",
@@ -88,14 +89,13 @@ def registration(parsed: Parsed) -> dict[str, Any]:
     }
     if parsed.csv("ip"):
         body["ips"] = parsed.csv("ip")
-    if "name" in parsed.texts:
-        body["name"] = parsed.texts["name"]
+    for key in ("name", "proxy", "transport"):
+        if key in parsed.texts:
+            body[key] = parsed.texts[key]
     if parsed.lists["labels"]:
         body["labels"] = labels(parsed.csv("labels"))
     if parsed.csv("expose"):
         body["expose"] = parsed.csv("expose")
-    if "transport" in parsed.texts:
-        body["transport"] = parsed.texts["transport"]
     if parsed.csv("host_port"):
         body["host_ports"] = parsed.csv("host_port")
     if rules := egress(parsed):

@@ -19,6 +19,7 @@ Examples:
   ax run --name db -- postgres ...                       at an address of a pool; others find it as db
   ax run --egress deny --egress-allow '*.example.com' -- ./crawler
   ax run --host-port 5432 -- psql -h 127.0.0.1           reaches the database of the host
+  ax run --proxy audit -- ./crawler                      a proxy gets its connections
   ax run --ip 10.1.1.2 --interface eth0 -- ip address    with an interface that has the address
   sudo ax run --user nobody -- python3 -m http.server
 """

@@ -7,7 +7,8 @@ Unix socket: root, or   read and change everything (an *administrator* below)
 the daemon's own user
 Unix socket: another    when the daemon runs as root: run apps as itself; see and change its own apps, servers,
 user                    sockets, connections and flows; take names and addresses that are free to them (`claims`),
-                        for vservices and references, too (`resources.judge`); policies are not theirs.
+                        for vservices, references and proxies, too (`resources.judge`); policies are not
+                        theirs.
                         When the daemon is a user's: nothing
 TCP, no token           read everything but the words of commands (any user of the host can connect there)
 TCP, the right token    what an administrator may; apps that it registers are the daemon's user's
@@ -74,12 +75,22 @@ def caller(peer: Peer | None, authorization: str | None, token: str | None) -> C
     """Judge a request by its Unix peer (None: it came over TCP) or its token. Raises ProblemError."""
     own = os.geteuid()
     if peer is not None:
-        admin = peer.uid in (0, own)
+        admin = administrates(peer.uid)
         if not admin and own != 0:
             raise ProblemError("forbidden", f"this daemon serves uid {own} only, and you are uid {peer.uid}")
         return Caller(uid=peer.uid, gid=peer.gid, admin=admin, writes=True, sees_all=admin)
     allowed = authorization is not None and _token_is_right(authorization, token)
     return Caller(uid=own, gid=os.getegid(), admin=allowed, writes=allowed, sees_all=True)
+
+
+def administrates(uid: int) -> bool:
+    """Whether a user of the Unix socket is an administrator."""
+    return uid in (0, os.geteuid())
+
+
+def same_hands(one: int, other: int) -> bool:
+    """Whether things of these two users may lead to each other: they are one user, or both administrators."""
+    return one == other or (administrates(one) and administrates(other))
 
 
 def _token_is_right(authorization: str, token: str | None) -> bool:

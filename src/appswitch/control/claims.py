@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 
-from appswitch.control.access import Caller
+from appswitch.control.access import Caller, same_hands
 from appswitch.control.pools import Pools, addresses_of
 from appswitch.control.problems import ProblemError
 from appswitch.control.resources.catalog import Catalog
@@ -45,6 +45,12 @@ class Claims:
         """Addresses that nobody has, of each IP version that has a pool. Raises ProblemError: there is none left."""
         return self.pools.draw(addresses_of(ip for app in apps for ip in app.ips) | self._catalog.taken())
 
+    def check_proxy(self, name: str | None, caller: Caller) -> None:
+        """Whether the caller's app may name this proxy: its own, or one that is not there. Raises ProblemError."""
+        if name and not all(same_hands(caller.uid, uid) for uid in self._catalog.owners_of_proxy(name)):
+            detail = f"{name} is another user's proxy"
+            raise ProblemError("forbidden", detail, [{"path": ["proxy"], "detail": detail}])
+
     def _check_name(self, name: str | None, apps: Iterable[AppSpec], caller: Caller) -> None:
         if name is None:
             return
@@ -52,6 +58,8 @@ class Claims:
             raise ProblemError("name-in-use", f"{name} is the name of another user's app")
         if self._catalog.owners_of_name(name) - {caller.uid}:
             raise ProblemError("name-in-use", f"{name} is the name of a service that another user has configured")
+        if self._catalog.owners_of_proxies_of(name) - {caller.uid}:
+            raise ProblemError("name-in-use", f"{name} is the name of a proxy that another user has configured")
 
     def _check_ip(self, ip: str, apps: Iterable[AppSpec], caller: Caller) -> None:
         owners = {app.uid for app in apps if ip in app.ips}
@@ -60,6 +68,8 @@ class Claims:
         configured = self._catalog.owners_of_address(ip)
         if configured - {caller.uid}:
             raise ProblemError("ip-in-use", f"{ip} is the address of a service that another user has configured")
+        if self._catalog.owners_of_proxies_of(ip) - {caller.uid}:
+            raise ProblemError("ip-in-use", f"{ip} is the address of a proxy that another user has configured")
         owners |= configured
         address = ipaddress.ip_address(ip)
         if not any(address in network for network in self.user_networks):

@@ -43,6 +43,7 @@ class NewApp(msgspec.Struct, frozen=True, kw_only=True):
     dns_override: bool = False  # its resolv.conf is the daemon's
     egress: Egress = Egress()
     host_ports: tuple[HostPort, ...] = ()
+    proxy: str | None = None
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -98,6 +99,7 @@ class Registry:
             raise ProblemError("dns-off", "the daemon answers no DNS queries (--no-dns): leave --dns-override away")
         await self.link.synced()  # from here to where the app is in _asked nobody else comes between
         self._check_number(caller)
+        self.claims.check_proxy(new.proxy, caller)
         ips = self.claims.addresses(new.name, new.ips, self.apps(), caller)
         app = AppSpec(
             id=self._ids.next(self.link.apps.keys() | self._asked.keys()),
@@ -117,6 +119,7 @@ class Registry:
             nameservers=self._nameservers(new),
             egress=new.egress,
             host_ports=new.host_ports,
+            proxy=new.proxy,
         )
         resolv_conf = resolvconf.write(self.settings.run_dir, self.settings.dns_domain) if new.dns_override else None
         token = secrets.token_bytes(TOKEN_BYTES)

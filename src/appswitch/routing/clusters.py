@@ -85,6 +85,7 @@ class Cluster:
     outlier: Outlier
     limits: Limits
     external: bool = False
+    proxy: str = ""
     # Whether the first bytes have to be known: to choose a route, or to hash.
     looks: bool = False
 
@@ -288,7 +289,7 @@ def _compile_vservice(service: VService, port: ServicePort, old: Cluster | None)
     routes.append(route("default", {}, service.backends))
     return Cluster(
         "VService", service.name, port, tuple(routes), service.peek, service.wait, lbtype, service.outlier,
-        service.limits, service.external, looks=bool(service.routes) or hash_on != "source",
+        service.limits, service.external, service.proxy, looks=bool(service.routes) or hash_on != "source",
     )  # fmt: skip
 
 

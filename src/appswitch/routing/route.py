@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from appswitch.address import Address, is_any, is_loopback, loopback_like
 from appswitch.model import Protocol
-from appswitch.resources import BackendSpec, Limits, Outlier, Peek, ServicePort
+from appswitch.resources import BackendSpec, Limits, Outlier, Peek, Policy, Proxy, ServicePort
 from appswitch.routing.balance import Balancer, Candidate
 from appswitch.routing.clusters import Cluster, Clusters, Route, Upstream
 from appswitch.routing.policy import Decision, End, Policies
+from appswitch.routing.proxies import Proxies, accepting
 from appswitch.routing.table import Endpoint, Member, Table
 
 
@@ -21,6 +22,7 @@ class World(NamedTuple):
     table: Table
     clusters: Clusters | None  # None: of a protocol that has no vservices
     policies: Policies
+    proxies: Proxies | None = None  # None: of a protocol that is never delegated
 
 
 class Leave(NamedTuple):
@@ -39,6 +41,8 @@ class Flow(NamedTuple):
     leave: Leave = Leave()
     protocol: Protocol = "tcp"
     attributes: dict[str, str] | None = None  # of its first bytes; None: not looked at yet
+    had: tuple[str, ...] = ()  # proxies that had it already
+    direct: bool = False  # a proxy has let it go: no other one gets it
 
 
 class Local(NamedTuple):
@@ -60,6 +64,18 @@ class Balanced(NamedTuple):
     hold: Peek | None = None
     dry_run: tuple[str, ...] = ()
     by_route: bool = False  # with ``hold``: first bytes choose the route, and matter to nothing else
+
+
+class Delegate(NamedTuple):
+    """Hand it to a proxy. With ``hold`` its first bytes have to be seen before: then ask again."""
+
+    proxy: Proxy | None  # None: not known yet
+    endpoints: tuple[Endpoint, ...]  # of the proxy's listener, if it has one
+    server_side: bool  # the server's end goes to the proxy as well
+    to: Address  # the original destination
+    inner: Verdict  # without a proxy
+    hold: Peek | None = None
+    dry_run: tuple[str, ...] = ()
 
 
 class Wait(NamedTuple):
@@ -91,7 +107,7 @@ class Deny(NamedTuple):
     dry_run: tuple[str, ...] = ()
 
 
-Verdict = Local | Balanced | Wait | Outside | Home | Deny
+Verdict = Local | Balanced | Delegate | Wait | Outside | Home | Deny
 
 REFUSED = Deny(errno.ECONNREFUSED)
 EGRESS_RULE = "egress"  # the app's own --egress
@@ -106,7 +122,49 @@ _PLAIN_BACKEND = BackendSpec()
 
 
 def route(flow: Flow, world: World) -> Verdict:
-    """Decide. Loopback is the app itself; a virtual address is a vservice, or whoever listens there and shares a label.
+    """Decide: where to, and through whom."""
+    verdict = directly(flow, world)
+    if not world.proxies or flow.direct or not isinstance(verdict, Local | Balanced | Outside):
+        return verdict
+    if isinstance(verdict, Balanced) and verdict.hold is not None:
+        return verdict  # first bytes say whether it is allowed, and where to: before a proxy has it
+    return by_proxy(flow, verdict, world, world.proxies)
+
+
+def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
+    """The same, or `Delegate` where a proxy is to have the connection."""
+    server, port, cluster = _addressed(verdict, world)
+    if server.app_id and server.app_id == flow.client.app_id:
+        return verdict
+    policy = proxies.by_policy(flow.client, server, port, flow.attributes)
+    if policy is True:
+        return Delegate(None, (), False, verdict.to, verdict, Peek(), verdict.dry_run)
+    member = world.table.members.get(flow.client.app_id)
+    name = policy.proxy if isinstance(policy, Policy) else cluster.proxy or (member.proxy if member else "")
+    proxy = proxies.first(name, flow.client, member.uid if member else -1, flow.attributes, flow.had)
+    if proxy is True:
+        return Delegate(None, (), False, verdict.to, verdict, proxies.by_name[name].peek, verdict.dry_run)
+    if not isinstance(proxy, Proxy):
+        return verdict
+    server_side = isinstance(policy, Policy) and policy.direction == "ingress" and bool(server.app_id)
+    there = accepting(proxy, world.table, verdict.to.ip)
+    return Delegate(proxy, there, server_side, verdict.to, verdict, None, verdict.dry_run)
+
+
+def _addressed(verdict: Local | Balanced | Outside, world: World) -> tuple[End, int, Cluster]:
+    """Who is connected to: of several backends the first."""
+    match verdict:
+        case Local(endpoints=endpoints, to=to):
+            return _server_end(world.table.members.get(endpoints[0].app_id), to.ip, PLAIN), to.port, PLAIN
+        case Balanced(cluster=cluster, upstreams=upstreams):
+            first = upstreams[0]
+            return _server_end(first.member, first.address.ip, cluster), first.address.port, cluster
+        case Outside(to=to):
+            return _server_end(None, to.ip, PLAIN), to.port, PLAIN
+
+
+def directly(flow: Flow, world: World) -> Verdict:
+    """Without a proxy. Loopback is the app itself; a virtual address a vservice, or whoever listens and shares a label.
 
     The rest is outside.
     """

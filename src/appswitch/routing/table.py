@@ -23,6 +23,8 @@ class Member:
     name: str
     ips: tuple[bytes, ...]
     labels: Labels
+    proxy: str = ""  # that gets the connections which it makes
+    uid: int = 0  # who ran it
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
 from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
+from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
@@ -59,6 +60,8 @@ def main() -> int:
     restore_datagrams(switch)
     attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(places.switch, socket.SOCK_STREAM, 0o600)
+    delegate_socket = _listen(places.delegate, socket.SOCK_SEQPACKET, 0o666)
+    switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,7 +139,7 @@ _keep_alive: list[socket.socket] = []
 
 
 def _clean(places: RunDir) -> None:
-    for path in (places.attach, places.switch, *Path().iterdir()):
+    for path in (places.attach, places.delegate, places.switch, *Path().iterdir()):
         path.unlink(missing_ok=True)
     os.chdir("/")
 

@@ -162,6 +162,7 @@ def _dress(switch: Switch, service: Service, fd: Fd, arrival: Arrival) -> None:
     sock = switch.sockets.add(arrival.fd, service.app, service.family, unix=arrival.unix)
     sock.local, sock.peer, sock.phase = arrival.local, arrival.peer, CONNECTED
     sock.accepted, sock.peer_app = True, arrival.client_app
+    sock.asked = arrival.asked
     sock.options = service.socket.options
     _kernel.inherit(fd, arrival.fd)
     if arrival.unix:

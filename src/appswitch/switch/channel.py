@@ -115,6 +115,8 @@ class Channel:
                 return wire.Rows(seq=seq, sockets=views.socket_rows(switch))
             case "backends":
                 return wire.Rows(seq=seq, backends=switch.census.rows())
+            case "proxies":
+                return wire.Rows(seq=seq, proxies=switch.delegation.rows())
             case "connections":
                 return wire.Rows(seq=seq, connections=views.connection_rows(switch))
             case "stats":

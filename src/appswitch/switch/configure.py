@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appswitch import wire
+from appswitch.resources import Policy
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -16,8 +17,11 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     if message.reset:
         clusters.clear()
         policies.reset()
+        switch.proxies.clear()
     for policy in message.policies:
-        policies.put(policy)
+        _put_policy(switch, policy)
+    for proxy in message.proxies:
+        switch.proxies.put(proxy)
     for service in message.vservices:
         clusters.put(service)
     for reference in message.references:
@@ -25,6 +29,10 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     for kind, name in message.remove:
         if kind == "Policy":
             policies.remove(name)
+            switch.proxies.remove_policy(name)
+        elif kind == "Proxy":
+            switch.proxies.remove(name)
+            switch.delegation.forget(name)
         else:
             clusters.remove(kind, name)
     switch.table.changed()
@@ -32,4 +40,15 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     if message.done:
         switch.census.regularly()  # after a restart limits hold from the first connection on
         switch.gates.reconcile()
+        if switch.delegation.endpoint is not None:
+            switch.delegation.endpoint.reconcile()
         switch.early.begin()
+
+
+def _put_policy(switch: Switch, policy: Policy) -> None:
+    """One with a proxy says where connections go, and forbids nothing."""
+    kept, other = (switch.proxies.put_policy, switch.policies.remove)
+    if not policy.proxy:
+        kept, other = (switch.policies.put, switch.proxies.remove_policy)
+    other(policy.name)
+    kept(policy)

@@ -9,7 +9,7 @@ from appswitch import _kernel
 from appswitch.address import ANY4, ANY6, Address, is_any
 from appswitch.kernel import procfs
 from appswitch.kernel.sockaddr import AF_INET
-from appswitch.routing.route import Balanced, Deny, Home, Local, Outside, Wait
+from appswitch.routing.route import Balanced, Delegate, Deny, Home, Local, Outside, Wait
 from appswitch.switch import udp
 from appswitch.switch.bind import renew
 from appswitch.switch.call import Call, Outcome, taken
@@ -48,6 +48,11 @@ def connect_to(switch: Switch, attempt: Attempt, raw: bytes) -> Outcome:
     path = switch.flows.find(sock.app, sock.family, raw, attempt.call.tid)
     if path.mapped and (sock.v6only or _is_native6(sock.bound)):
         return -errno.ENETUNREACH
+    return carry_out(switch, attempt, raw, path)
+
+
+def carry_out(switch: Switch, attempt: Attempt, raw: bytes, path: Path) -> Outcome:
+    """Do what the verdict says. ``raw``: the sockaddr that was asked for."""
     verdict = path.verdict
     # No `match`: a class pattern makes a set, whatever it says, and this is every connection's way.
     if isinstance(verdict, Local):
@@ -56,6 +61,8 @@ def connect_to(switch: Switch, attempt: Attempt, raw: bytes) -> Outcome:
         if verdict.hold is not None:
             return switch.holding.connect(attempt, path, verdict.hold)
         return balanced(switch, attempt, path, verdict)
+    if isinstance(verdict, Delegate):
+        return switch.delegation.connect(attempt, raw, path, verdict)
     if isinstance(verdict, Wait):
         return switch.waiting.connect(attempt, raw, path, verdict)
     return _elsewhere(switch, attempt, path, verdict)

@@ -18,6 +18,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.clusters import Cluster, Clusters
 from appswitch.routing.policy import End, Policies
+from appswitch.routing.proxies import Proxies
 from appswitch.routing.route import Deny, Flow, World
 from appswitch.routing.table import Table
 from appswitch.switch import accept, bind
@@ -25,6 +26,7 @@ from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
 from appswitch.switch.datagrams import Datagrams
+from appswitch.switch.delegation import Delegation
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
 from appswitch.switch.early import Early
@@ -80,7 +82,8 @@ class Switch:
         self.table = Table()
         self.clusters = Clusters()
         self.policies = Policies()
-        self.world = World(self.table, self.clusters, self.policies)
+        self.proxies = Proxies()
+        self.world = World(self.table, self.clusters, self.policies, self.proxies)
         self.apps: dict[int, App] = {}
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
         self.sockets = Sockets(loop.born, self._notifiers)
@@ -118,6 +121,7 @@ class Switch:
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
         self.holding = Holding(self)
         self.waiting = Waiting(self)
+        self.delegation = Delegation(self)
         self.census = Census(self)
         self.splicer = Splicer(loop, splicer_binary(), self.log)
 

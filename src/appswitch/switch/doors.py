@@ -154,7 +154,8 @@ class Doors:
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
         link = self._expected.pop((source, door.actual), None)
         if link is not None:
-            return Arrival(fd, link.client, service.own(link.server), unix=False, client_app=link.client_app)
+            local = service.own(link.server)
+            return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)
         if not door.exposed:
             return None  # not through us: the port is no service of the host's
         return Arrival(fd, source, _local(service, door, source), unix=False)

@@ -11,7 +11,7 @@ from appswitch.address import Address, ip_bytes, unmap
 from appswitch.resources import BackendSpec
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.policy import End
-from appswitch.routing.route import Balanced, Deny, Flow, Home, Leave, Local, Outside, Verdict, Wait, route
+from appswitch.routing.route import Balanced, Delegate, Deny, Flow, Home, Leave, Local, Outside, Verdict, Wait, route
 from appswitch.switch.apps import App
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ def _sentence(verdict: Verdict) -> str:
         case Balanced(cluster=cluster, upstreams=upstreams, route=chosen):
             by = f" by route {chosen.name}" if len(cluster.routes) > 1 else ""
             return f"allowed: to one of {len(upstreams)} backends of {cluster.name}{by}"
+        case Delegate(proxy=proxy):
+            if proxy is None:
+                return "held for its first bytes, which tell whether a proxy gets it"
+            return f"handed to the proxy {proxy.name}"
         case Wait(seconds=seconds):
             return f"waits up to {seconds:g} s for a server to come up"
         case Outside(to=to):

@@ -17,7 +17,7 @@ from appswitch.switch.report import Reports
 AGAIN = 60.0  # seconds in which a flow that was denied by the same rule is not logged again
 REMEMBERED = 4096  # of those
 
-COUNTED = ("allowed", "denied", "refused", "waiting", "timed_out", "ejections", "dry_run_denied")
+COUNTED = ("allowed", "denied", "refused", "waiting", "timed_out", "ejections", "dry_run_denied", "delegated")
 
 Carried = Transport | Literal["", "splice"]
 
@@ -79,6 +79,12 @@ class FlowLog:
         self.counts["allowed"] += 1
         if self._is_told(flow, client, verdict):
             self._emit(flow, client, "allowed", verdict, More(transport="tcp"))
+
+    def delegated(self, flow: Flow, client: Address, verdict: Verdict, proxy: str, transport: Carried) -> None:
+        """A proxy has taken it."""
+        self.counts["delegated"] += 1
+        if self._is_told(flow, client, verdict):
+            self._emit(flow, client, "allowed", verdict, More(rule=f"proxy {proxy}", transport=transport))
 
     def refused(self, flow: Flow, client: Address, verdict: Verdict, error: int, rule: str) -> None:
         """Nobody is there, or (``rule``) somebody forbids it."""

@@ -48,6 +48,11 @@ class Path:
         self.tcp_only: bool | None = None  # whether some server wants no Unix socket; None: nobody has asked yet
         self.chosen: dict[int, Verdict] = {}  # what became of held connections, by the route that they took
 
+    def otherwise(self, verdict: Verdict) -> Path:
+        """The same with another verdict."""
+        family = AF_INET6 if self.mapped else AF_INET
+        return Path(self.client, family, self.flow, self.source, verdict, self.version)
+
     def name(self, endpoint: Endpoint, source: bytes, port: int) -> bytes:
         """A fresh name for a connection from ``source`` and ``port`` to ``endpoint``."""
         if len(source) == 16:  # a vservice may lead from one family to the other
@@ -104,6 +109,8 @@ class Flows:
         """
         held = path.verdict
         if not isinstance(held, Balanced) or not held.by_route or path.version != self._table.version:
+            return route(flow, self._world)
+        if self._world.proxies:  # first bytes may say which proxy, too
             return route(flow, self._world)
         assert flow.attributes is not None
         taken = id(held.cluster.taken(flow.attributes))

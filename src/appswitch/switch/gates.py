@@ -18,7 +18,7 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.resources import Peek
 from appswitch.routing.l7 import Peeked, as_attributes
 from appswitch.routing.policy import End
-from appswitch.routing.route import Balanced, Deny, Flow, Local, Verdict, route
+from appswitch.routing.route import Balanced, Delegate, Deny, Flow, Local, Verdict, by_proxy, route
 from appswitch.switch.held import Held, reset
 from appswitch.switch.services import Arrival, Service
 
@@ -100,7 +100,7 @@ class Gates:
     @property
     def judges(self) -> bool:
         """Whether strangers at exposed ports have to be looked at."""
-        return bool(self._switch.policies)
+        return bool(self._switch.policies or self._switch.proxies)
 
     def admit_to(self, service: Service, fd: Fd, client: Address, local: Address) -> None:
         """A connection of a stranger to an exposed port, which leads to this service and no other."""
@@ -112,11 +112,7 @@ class Gates:
         server = app.end(held.to.ip)
         decision = self._switch.policies.decide(held.flow.client, server, held.to.port, "tcp", attributes)
         if decision.allowed is None:
-
-            def done(end: Fd, peeked: Peeked) -> None:
-                self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
-
-            self._switch.peeking.start(fd, Peek(), done)
+            self._look(service, fd, held, Peek())
             return
         log = self._switch.flowlog
         if not decision.allowed:
@@ -125,6 +121,13 @@ class Gates:
             reset(fd, held)
             return
         verdict = Local((service.endpoint,), held.to, decision.dry_run)
+        delegated = by_proxy(held.flow, verdict, self._switch.world, self._switch.proxies)
+        if isinstance(delegated, Delegate):
+            if delegated.hold is not None:
+                self._look(service, fd, held, delegated.hold)
+            else:
+                self._switch.delegation.take(fd, held, delegated)
+            return
         arrival = Arrival(fd, held.client, held.to, unix=False, client_app=0)
         if service.id in self._switch.services.by_id and self._switch.offer(service, arrival, patient=True):
             log.counts["allowed"] += 1
@@ -133,12 +136,18 @@ class Gates:
             log.refused(held.flow, held.client, verdict, errno.ECONNREFUSED, "")
             reset(fd, held)
 
+    def _look(self, service: Service, fd: Fd, held: Held, peek: Peek) -> None:
+        def done(end: Fd, peeked: Peeked) -> None:
+            self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
+
+        self._switch.peeking.start(fd, peek, done)
+
     def admit(self, fd: Fd, client: Address, to: Address) -> None:
         """A connection of a stranger to a virtual address."""
         flow = Flow(stranger(client.ip), to)
         held = Held(flow, client, to, unix=False, zone="", since=time.monotonic())
         verdict: Verdict = route(flow, self._switch.world)
-        if isinstance(verdict, Balanced) and verdict.hold is not None:
+        if isinstance(verdict, Balanced | Delegate) and verdict.hold is not None:
             self._switch.holding.hold(fd, held, verdict.hold)
         else:
             self._switch.holding.settle(fd, held, verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -15,7 +16,8 @@ from appswitch.resources import BackendSpec, Peek
 from appswitch.routing import l7
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.l7 import UNKNOWN, Peeked
-from appswitch.routing.route import Balanced, Deny, Local, Outside, Verdict, route
+from appswitch.routing.route import Balanced, Delegate, Deny, Local, Outside, Verdict, route
+from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
@@ -30,6 +32,8 @@ from appswitch.switch.services import Arrival, Service
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
+GoOn = Callable[[Fd, Held], None]  # what becomes of a connection whose client has been answered
+MSG_DONTWAIT = 0x40
 PER_APP = 1024  # connections of one app that are held at a time; more are decided without their first bytes
 _UNNAMED = BackendSpec()  # of a service that no vservice leads to
 
@@ -51,36 +55,50 @@ class Holding:
 
     # -- connect(2)
 
-    def connect(self, attempt: Attempt, path: Path, peek: Peek) -> Outcome:
-        """An app's connect(2): it succeeds now, and is decided later."""
+    def connect(self, attempt: Attempt, path: Path, peek: Peek | None, header: bytes = b"") -> Outcome:
+        """An app's connect(2): it succeeds now, and is decided later, or (no ``peek``) at once.
+
+        ``header`` comes before whatever the client sends.
+        """
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination
         if path.tcp_only is None:
-            path.tcp_only = self._tcp_only(path)
+            path.tcp_only = self._tcp_only(path.verdict)
         unix = sock.unix and not sock.named and not path.tcp_only
-        held = Held(path.flow, source, to, unix, zone_of(path.client.spec.labels), time.monotonic(), sock.cookie, path)
-        lobby = self.lobby
+        zone = zone_of(path.client.spec.labels)
+        held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, path, header)
+        lobby, ends = self.lobby, Ends(sock.app.id, 0, source, to)
+        go_on = self._decided(path.verdict) if peek is None else self._undecided(peek)
         if not unix:
-            ends = Ends(sock.app.id, 0, source, to)
-            return tcp(self._switch, attempt, _ToLobby(self._switch, lobby.address(sock.family), ends, held, peek))
+            target = _ToLobby(self._switch, lobby.address(sock.family), ends, held, go_on)
+            return tcp(self._switch, attempt, target)
         sock.named = True
         name = path.unnamed(source.ip, source.port)
-        error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, reply)
+        at_once = reply and not header
+        error = _kernel.join(call.app.listener, call.id, fd, status, name, naming.LOBBY, at_once)
         if error > 0:
             return -errno.ECONNREFUSED
         sock.answered = call.tid
         joined(sock, source, to, error < 0 or bool(status & NONBLOCK))
+        if header:  # before the client can write: `join` has not answered, and `fd` is still ours
+            _kernel.send(fd, header, MSG_DONTWAIT)
         end = lobby.take(name)
         if end is not None:
-            self.hold(end, held, peek)
-        return LATER if reply else 0
+            go_on(end, held)
+        if at_once:
+            return LATER
+        return -errno.EINPROGRESS if header and reply and status & NONBLOCK else 0
 
-    def _tcp_only(self, path: Path) -> bool:
+    def _decided(self, verdict: Verdict) -> GoOn:
+        return lambda end, held: self.settle(end, held, verdict)
+
+    def _undecided(self, peek: Peek) -> GoOn:
+        return lambda end, held: self.hold(end, held, peek)
+
+    def _tcp_only(self, verdict: Verdict) -> bool:
         """Whether a server that may be chosen wants TCP, and no Unix socket."""
-        assert isinstance(path.verdict, Balanced)
         services = self._switch.services.by_id
-        endpoints = (endpoint for upstream in path.verdict.upstreams for endpoint in upstream.endpoints)
-        return any(e.id in services and services[e.id].tcp_only for e in endpoints)
+        return any(e.id in services and services[e.id].tcp_only for e in _endpoints(verdict))
 
     # -- held
 
@@ -117,21 +135,25 @@ class Holding:
         match verdict:
             case Balanced(hold=None):
                 self._balance(fd, held, verdict)
+            case Balanced(hold=peek) | Delegate(hold=peek) if peek is not None and held.flow.attributes is None:
+                self.hold(fd, held, peek)
+            case Delegate(hold=None):
+                self._switch.delegation.take(fd, held, verdict)
             case Local(endpoints=endpoints):
                 self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Outside(to=to):
                 Outbound(self._switch, fd, held, verdict, None).go(to)
             case Deny(error=error, rule=rule):
-                self._refuse(fd, held, verdict, error, rule)
+                self.refuse(fd, held, verdict, error, rule)
             case _:  # what it was to reach has gone meanwhile
-                self._refuse(fd, held, verdict, errno.ECONNREFUSED, "")
+                self.refuse(fd, held, verdict, errno.ECONNREFUSED, "")
 
     def _hand_to_one(self, fd: Fd, held: Held, verdict: Local, upstream: Upstream) -> None:
         service = living(self._switch, upstream)
         if service is not None and self._hand_over(fd, held, service, patient=True):
             self._switch.flowlog.allowed(held.flow, held.client, verdict, upstream, held.transport, held.since)
         else:
-            self._refuse(fd, held, verdict, errno.ECONNREFUSED, "")
+            self.refuse(fd, held, verdict, errno.ECONNREFUSED, "")
 
     def _balance(self, fd: Fd, held: Held, verdict: Balanced) -> None:
         key = hash_key(verdict.route.hash_on, held.client.ip, held.flow.attributes or {})
@@ -160,21 +182,23 @@ class Holding:
         if full is not None and self._hand_over(fd, held, full[1], patient=True):
             self._switch.flowlog.allowed(held.flow, held.client, verdict, full[0], held.transport, held.since)
         else:
-            self._refuse(fd, held, verdict, dial.error, dial.rule)
+            self.refuse(fd, held, verdict, dial.error, dial.rule)
 
     def _hand_over(self, fd: Fd, held: Held, service: Service, patient: bool = False) -> bool:
         """Make it the next connection that the service accepts. False: its queue is full, or it has gone."""
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
-        arrival = Arrival(fd, Address(ip, held.client.port), service.own(held.to), held.unix, held.flow.client.app_id)
+        client = Address(ip, held.client.port)
+        arrival = Arrival(fd, client, service.own(held.to), held.unix, held.flow.client.app_id, held.to)
         if not self._switch.offer(service, arrival, patient):
             return False
-        client = self._switch.sockets.by_cookie.get(held.cookie)
-        if client is not None:
-            client.peer_app, client.peeked = service.app.id, shown(held.flow.attributes or {})
+        entry = self._switch.sockets.by_cookie.get(held.cookie)
+        if entry is not None:
+            entry.peer_app, entry.peeked = service.app.id, shown(held.flow.attributes or {})
         return True
 
-    def _refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:
+    def refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:
+        """Close it, and tell why."""
         self._switch.flowlog.refused(held.flow, held.client, verdict, error, rule)
         reset(fd, held)
 
@@ -182,20 +206,35 @@ class Holding:
 class _ToLobby(Fixed):
     """A TCP client on its way to the lobby."""
 
-    def __init__(self, switch: Switch, lobby: Address, ends: Ends, held: Held, peek: Peek) -> None:
+    def __init__(self, switch: Switch, lobby: Address, ends: Ends, held: Held, go_on: GoOn) -> None:
         super().__init__(switch, lobby, ends)
-        self._holding = switch.holding
+        self._lobby = switch.holding.lobby
         self._held = held
-        self._peek = peek
+        self._go_on = go_on
 
     def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
         """See `connecting.Target`."""
         error, where = super().start(tcp, family)
         source = _kernel.getsockname(tcp)
         if error in (0, errno.EINPROGRESS) and not isinstance(source, int):
-            holding, held, peek = self._holding, self._held._replace(cookie=_kernel.cookie(tcp)), self._peek
-            holding.lobby.expect(sockaddr.decode(source), lambda fd: holding.hold(fd, held, peek))
+            held, go_on = self._held._replace(cookie=_kernel.cookie(tcp)), self._go_on
+            if held.header:
+                _kernel.send(tcp, held.header, MSG_DONTWAIT)  # loopback: it is connected already
+            self._lobby.expect(sockaddr.decode(source), lambda fd: go_on(fd, held))
         return error, where
+
+
+def _endpoints(verdict: Verdict) -> Iterator[Endpoint]:
+    """The listeners that it may come to."""
+    match verdict:
+        case Balanced(upstreams=upstreams):
+            for upstream in upstreams:
+                yield from upstream.endpoints
+        case Delegate(endpoints=endpoints, inner=inner):
+            yield from endpoints
+            yield from _endpoints(inner)
+        case Local(endpoints=endpoints):
+            yield from endpoints
 
 
 def hash_key(hash_on: str, source: bytes, attributes: dict[str, str]) -> bytes:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.kernel.sockaddr import AF_INET
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch import syscalls, udp
 from appswitch.switch.call import CONTINUE, Call, Failed, Outcome
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Option, Socket
@@ -51,6 +52,7 @@ _SO_ORIGINAL_DST = 80  # only read: nothing redirected this connection
 # ipv6(7), linux/in6.h.
 _IPV6_ALLOWED = frozenset((16, 17, 18, 19, 23, 24, 25, 26, 31, 49, 51, 56, 58, 61, 62, 66, 67, 70, 72, 73, 74, 76))
 _ALLOWED = {_TCP: _TCP_ALLOWED, _IP: _IP_ALLOWED, _IPV6: _IPV6_ALLOWED}
+_GET_ORIGINAL = {_IP: AF_INET, _IPV6: AF_INET6}  # IP6T_SO_ORIGINAL_DST has the same number
 _GET_ONLY = frozenset(((_IP, _SO_ORIGINAL_DST), (_IPV6, _SO_ORIGINAL_DST), (_TCP, _TCP_INFO)))
 
 Answer = tuple[int, bytes]  # errno, value
@@ -197,7 +199,7 @@ def getsockopt(switch: Switch, call: Call) -> Outcome:
     level, name = call.int32(1), call.int32(2)
     if (level, name) == (_SOCKET, syscalls.SO_REUSEADDR):
         return CONTINUE
-    if level != _SOCKET and not sock.unix:
+    if level != _SOCKET and not sock.unix and not _original(sock, level, name):
         return CONTINUE
     room = call.read_int(call.args[4])
     if room < 0:
@@ -219,6 +221,9 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
     if name not in _ALLOWED.get(level, ()) and (level, name) not in _GET_ONLY:
         return errno.ENOPROTOOPT, b""
     connected = sock.phase in (CONNECTED, FINISHING)
+    original = _original(sock, level, name)
+    if original:
+        return (0, original) if room >= len(original) else (errno.EINVAL, b"")
     if (level, name) == (_TCP, _TCP_INFO):
         error, value = switch.scratch.get(sock.family, (level, name), None, MAX_VALUE)
         return error, _tcp_info(sock, value, half_closed=connected and _kernel.is_shut(fd))[:room]
@@ -228,6 +233,19 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
         if known is not None:
             return 0, known.to_bytes(4, "little")[:room]
     return switch.scratch.get(sock.family, (level, name), written, min(room, MAX_VALUE))
+
+
+def _original(sock: Socket, level: int, name: int) -> bytes:
+    """Where an accepted connection was to go before it was led here: getorigdst() in nf_conntrack_proto.c.
+
+    Nothing for other options, and for who was led nowhere.
+    """
+    asked, family = sock.asked, _GET_ORIGINAL.get(level)
+    if name != _SO_ORIGINAL_DST or family is None or asked is None or asked == sock.local:
+        return b""
+    if len(asked.ip) != (4 if family == AF_INET else 16):
+        return b""
+    return sockaddr.encode(family, asked)
 
 
 def _get_socket_level(sock: Socket, name: int, room: int) -> Answer:

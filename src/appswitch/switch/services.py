@@ -29,6 +29,7 @@ class Arrival(NamedTuple):
     local: Address
     unix: bool
     client_app: int | None = None
+    asked: Address | None = None  # where the client wanted to go, if that is not ``local``
 
 
 class Door:

@@ -46,6 +46,7 @@ class Socket:
     service = 0  # of a listening one
     accepted = False  # by accept(2), else by connect(2)
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
+    asked: Address | None = None  # of an accepted one: where its client wanted to go, SO_ORIGINAL_DST
     peeked: dict[str, str] | None = None  # what its first bytes were about
     answered = 0  # the thread whose bind(2) or connect(2) was answered with success
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
@@ -174,6 +175,7 @@ class Sockets:
                 return None
             made = Socket(cookie, app, listener.family, unix=True)
             made.local, made.peer, made.accepted = own_address(listener.bound, app.ips, link.server), link.client, True
+            made.asked = link.server
             if parent is not None:
                 made.options = parent.options
         made.phase, made.named = CONNECTED, True

@@ -21,7 +21,7 @@ from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.routing.route import Balanced, Wait
+from appswitch.routing.route import Balanced, Delegate, Wait
 from appswitch.switch.accept import receive_timeout
 from appswitch.switch.apps import App
 from appswitch.switch.call import LATER, Failed, Outcome, Vanished
@@ -195,7 +195,7 @@ class Waiting:
         verdict = path.verdict
         if guest.app.ended:
             reset(fd, held)
-        elif isinstance(verdict, Balanced) and verdict.hold is not None:
+        elif isinstance(verdict, Balanced | Delegate) and verdict.hold is not None:
             self._switch.holding.hold(fd, held, verdict.hold)
         else:
             self._switch.holding.settle(fd, held, verdict)

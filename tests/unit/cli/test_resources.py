@@ -64,6 +64,28 @@ GONE = problem(404, "no-such-resource", "there is no vservice nope")
             "/v1/references",
             {"network": "10.9.0.5", "ports": ["5432"], "to": ["role=db"], "lbType": "RoundRobin", "wait": 0.0},
         ),
+        (
+            ["proxy", "envoy", "--listener", "10.1.0.50:15001", "--header", "v2", "--on-failure", "open", "--next", "b",
+             "--wants", "http.path=/a=*, http.method=GET,http.method=POST", "--wants", "tls.sni=*"],
+            "/v1/proxies",
+            {"listener": "10.1.0.50:15001", "header": "v2", "onFailure": "open", "next": "b",
+             "wants": [{"http.path": ["/a=*"], "http.method": ["GET", "POST"]}, {"tls.sni": ["*"]}]},
+        ),
+        (
+            ["proxy", "audit", "--capacity", "10", "--timeout", "0.5"],
+            "/v1/proxies",
+            {"capacity": 10, "timeout": 0.5, "onFailure": "closed"},
+        ),
+        (
+            ["vservice", "web", "--ports", "80", "--proxy", "envoy"],
+            "/v1/vservices",
+            {"ports": ["80"], "lbType": "RoundRobin", "proxy": "envoy"},
+        ),
+        (
+            ["policy", "p", "--action", "allow", "--proxy", "envoy"],
+            "/v1/policies",
+            {"action": "allow", "direction": "ingress", "error": "EACCES", "proxy": "envoy"},
+        ),
     ],
 )  # fmt: skip
 def test_create(tmp_path: Path, words: list[str], path: str, spec: dict[str, Any]) -> None:
@@ -86,6 +108,9 @@ def test_create_what_is_wrong(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (1, "ax: it is there\n")
     assert ax(tmp_path, "create", "policy", "p", "--action", "deny", "--from-uid", "x").returncode == 2
     assert ax(tmp_path, "create", "policy", "p", "--action", "deny", "--to", "x").returncode == 2
+    wants = ax(tmp_path, "create", "proxy", "p", "--wants", "http.path")
+    assert wants.returncode == 2
+    assert "--wants: 'http.path' is not ATTRIBUTE=PATTERN" in wants.stderr
 
 
 def test_delete(tmp_path: Path) -> None:
@@ -202,6 +227,29 @@ def test_get(tmp_path: Path) -> None:
         ["web", "Random", "10.1.0.100,fd00::1", "80:8080,443", "10.1.0.1,app=web+zone=a"],
     ]
     assert policies[1].split() == ["lan", "allow", "ingress", "10.0.0.0/8+uid=5,*", "*", "-", "-", "yes"]
+
+
+def test_get_proxies(tmp_path: Path) -> None:
+    status = {"state": "ready", "appid": None, "pid": 7, "active": 2, "taken": 6, "passed": 5, "dropped": 4,
+              "handedOn": 3, "failed": 1}  # fmt: skip
+    wants = [{"http.path": ["/*"], "http.method": ["GET"]}, {"protocol": ["redis"]}, {"tls.sni": ["*"]}]
+    rows = [
+        {"kind": "Proxy", "metadata": {"name": "envoy"}, "spec": {"listener": "10.1.0.50:15001"}, "status": status},
+        {"kind": "Proxy", "metadata": {"name": "audit"}, "spec": {"wants": wants}},
+    ]
+    with FakeDaemon(tmp_path, (200, {"proxies": rows}), (200, {"proxies": rows})):
+        table = ax(tmp_path, "get", "proxies").stdout.splitlines()
+        wide = ax(tmp_path, "get", "proxies", "-o", "wide").stdout.splitlines()
+    assert [line.split() for line in table] == [
+        ["ID", "PROTO", "LISTENER", "DIALERS"],
+        ["envoy", "tcp", "10.1.0.50:15001", "2"],
+        ["audit", "http,redis,tls", "delegate.sock", "-"],
+    ]
+    assert [line.split()[4:] for line in wide] == [
+        ["STATE", "TAKEN", "PASSED", "DROPPED", "HANDEDON", "FAILED"],
+        ["ready", "6", "5", "4", "3", "1"],
+        ["-"] * 6,
+    ]
 
 
 def test_get_documents(tmp_path: Path) -> None:

@@ -84,11 +84,13 @@ def test_what_is_asked_for(ax: Ax) -> None:
     with FakeDaemon(ax.directory, registered()) as daemon:
         ax(
             "--ip", "10.0.0.1,fd00::1", "--labels", "a=b,c=d=e", "--labels", "f=", "--expose", "80:8080,81:8081",
-            "--expose", "82:[::1]:8082", "--new-netns=false", "--transport", "tcp", "--", "x",
+            "--expose", "82:[::1]:8082", "--new-netns=false", "--transport", "tcp", "--proxy",
+            "envoy", "--", "x",
         )  # fmt: skip
     assert daemon.requests[0][2] == {
         "command": ["x"], "ips": ["10.0.0.1", "fd00::1"], "labels": {"a": "b", "c": "d=e", "f": ""},
         "expose": ["80:8080", "81:8081", "82:[::1]:8082"], "netns": "host", "transport": "tcp",
+        "proxy": "envoy",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from appswitch import wire
-from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, FlowRow, ServerRow, SocketRow
+from appswitch.model import AppPhase, AppRow, BackendRow, ConnectionRow, FlowRow, ProxyRow, ServerRow, SocketRow
 from appswitch.resources import Resource, kind_of
 
 
@@ -23,6 +23,7 @@ class FakeSwitch:
         self.sockets: list[SocketRow] = []
         self.connections: list[ConnectionRow] = []
         self.backends: list[BackendRow] = []
+        self.proxies: list[ProxyRow] = []
         self.stats = {"calls": 7.0}
         self.followed = False  # somebody wants all flows
         self.tokens: dict[int, bytes] = {}
@@ -143,6 +144,7 @@ class FakeSwitch:
                     sockets=tuple(self.sockets),
                     connections=tuple(self.connections),
                     backends=tuple(self.backends),
+                    proxies=tuple(self.proxies),
                     stats=self.stats,
                 )
                 writer.write(wire.frame(rows))
@@ -150,7 +152,7 @@ class FakeSwitch:
     def _configure(self, message: wire.Configure) -> None:
         if message.reset:
             self.configured.clear()
-        for one in (*message.vservices, *message.policies, *message.references):
+        for one in (*message.vservices, *message.policies, *message.references, *message.proxies):
             self.configured[kind_of(one), one.name] = one
         for key in message.remove:
             self.configured.pop(key, None)

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from tests.unit.control.analyzer.builders import app, backend, flow, server
+from tests.unit.control.analyzer.builders import app, backend, flow, proxy, server
 from tests.unit.control.conftest import Connect, until
 from tests.unit.control.fake_switch import FakeSwitch
 from tests.unit.control.test_server import control, unix
@@ -41,6 +41,7 @@ async def known(switch: FakeSwitch, link: SwitchLink, parts: Parts) -> None:
         )  # fmt: skip
         switch.connections.append(row)
     switch.backends.append(backend("10.0.0.1:80"))
+    switch.proxies.append(proxy("envoy"))
     switch.stats = {"parked": 3.0, "flows.denied": 2.0}
     switch.see(flow(verdict="denied", rule="no-db"))
     await until(lambda: len(link.servers) == 2 and parts.analyzer.flows.recent())
@@ -66,6 +67,7 @@ async def test_everything(connect: Connect, switch: FakeSwitch, link: SwitchLink
         assert (found["switch_up"], found["parked_calls"], found["flows_total denied"]) == (1, 3, 2)
         assert (found["apps running"], found["servers tcp"], found["connections tcp tcp"]) == (2, 2, 2)
         assert (found["rule_denials_total false no-db"], found["backends healthy web"]) == (1, 1)
+        assert (found["proxies ready"], found["proxy_failures_total envoy"]) == (1, 2)
         assert found["app_alive_after_seconds 00000002 app2"] == pytest.approx(3)
         assert found["app_resident_bytes 00000001 app1"] > 1 << 20
         assert found["dns_cache_entries"] == 12
@@ -75,7 +77,7 @@ async def test_only_ones_own(connect: Connect, switch: FakeSwitch, link: SwitchL
     await known(switch, link, parts)
     found = samples(await connect(uid=BOB).get("/metrics"))
     assert (found["apps running"], found["servers tcp"], found["connections tcp tcp"]) == (1, 1, 2)
-    assert not [name for name in found if "app1" in name or "no-db" in name or "web" in name]
+    assert not [name for name in found if "app1" in name or "no-db" in name or "web" in name or "envoy" in name]
 
 
 async def test_openmetrics(connect: Connect) -> None:

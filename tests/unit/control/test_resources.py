@@ -21,6 +21,7 @@ from appswitch.resources import (
     Peek,
     Policy,
     PortRange,
+    Proxy,
     Reference,
     Resource,
     Selector,
@@ -47,6 +48,10 @@ def policy(**spec: Any) -> dict[str, Any]:
 
 def reference(**spec: Any) -> dict[str, Any]:
     return {"kind": "Reference", "metadata": {"name": "r"}, "spec": {"network": "10.9.0.5", "to": ["db"]} | spec}
+
+
+def proxy(**spec: Any) -> dict[str, Any]:
+    return {"kind": "Proxy", "metadata": {"name": "envoy"}, "spec": spec}
 
 
 def test_a_whole_vservice() -> None:
@@ -76,6 +81,7 @@ def test_a_whole_vservice() -> None:
                         "backends": ["a"]}, {"match": {"http.path": "*"}, "backends": [{"name": "b"}]}],
             "peek": {"bytes": 1, "milliseconds": 2, "otherwise": "deny"},
             "external": True,
+            "proxy": "Envoy",
             "wait": 0,
         },
         "status": {"whatever": 1},
@@ -107,6 +113,7 @@ def test_a_whole_vservice() -> None:
         ),
         peek=Peek(bytes=1, milliseconds=2, otherwise="deny"),
         external=True,
+        proxy="envoy",
         wait=0.0,
         uid=5,
     )  # fmt: skip
@@ -161,6 +168,35 @@ def test_a_whole_reference() -> None:
     )
 
 
+def test_whole_proxies() -> None:
+    body = proxy(
+        listener="[fd00:0::50]:15001",
+        header="v2",
+        wants=[{"http.path": "/api/*", "http.method": ["GET", "POST"]}, {"tls.sni": "*.a"}],
+        onFailure="open",
+        next="Audit",
+        peek={"milliseconds": 5},
+    )
+    assert made(body) == Proxy(
+        name="envoy",
+        listener="[fd00::50]:15001",
+        header="v2",
+        wants=({"http.path": ("/api/*",), "http.method": ("GET", "POST")}, {"tls.sni": ("*.a",)}),
+        on_failure="open",
+        next="audit",
+        peek=Peek(milliseconds=5),
+        uid=5,
+    )
+    assert made(proxy(capacity=9, timeout=0.5)) == Proxy(name="envoy", capacity=9, timeout=0.5, uid=5)
+    assert made(proxy()) == Proxy(name="envoy", uid=5)
+    assert made(policy(proxy="Envoy")) == Policy(name="p", action="allow", proxy="envoy", uid=5, order=7)
+
+
+@pytest.mark.parametrize("text", ["10.1.0.50:1", "[fd00::50]:65535", "envoy:15001"])
+def test_listeners(text: str) -> None:
+    assert fields.listener(text) == text
+
+
 BACKEND = ["spec", "backends", 0]
 
 
@@ -168,7 +204,7 @@ BACKEND = ["spec", "backends", 0]
     ("body", "path", "detail"),
     [
         (None, [], "a document is an object"),
-        ({}, ["kind"], "Field required: there are VService, Policy, Reference"),
+        ({}, ["kind"], "Field required: there are VService, Policy, Reference, Proxy"),
         ({"kind": ["VService"]}, ["kind"], "is none: there are"),
         ({"kind": "vservice"}, ["kind"], "'vservice' is none"),
         (vservice() | {"apiVersion": "v1"}, ["apiVersion"], "'appswitch/v1'"),
@@ -242,6 +278,29 @@ BACKEND = ["spec", "backends", 0]
         (policy(ports=["0-70000"]), ["spec", "ports", 0], "0 is not a port"),
         (policy(l7=[{"http.path": "x" * 1025}]), ["spec", "l7", 0, "http.path", 0], "1 to 1024 characters"),
         (policy(error=13), ["spec", "error"], "'EACCES'"),
+        (policy(proxy="a.b"), ["spec", "proxy"], "is not a name"),
+        (policy(action="deny", proxy="a"), ["spec"], "proxy is for an allow policy"),
+        (policy(dryRun=True, proxy="a"), ["spec"], "leave proxy or dryRun away"),
+        (vservice(proxy=""), ["spec", "proxy"], "is not a name"),
+        (proxy(listener="10.1.0.50"), ["spec", "listener"], "is no listener"),
+        (proxy(listener="fd00::1:80"), ["spec", "listener"], "is no listener"),
+        (proxy(listener="[10.1.0.50]:1"), ["spec", "listener"], "is no listener"),
+        (proxy(listener="a.b:1"), ["spec", "listener"], "is not a name"),
+        (proxy(listener=":1"), ["spec", "listener"], "is not a name"),
+        (proxy(listener="envoy:0"), ["spec", "listener"], "0 is not a port"),
+        (proxy(listener="127.0.0.1:80"), ["spec", "listener"], "loopback"),
+        (proxy(listener="10.1.0.300:80"), ["spec", "listener"], "is not an IP address"),
+        (proxy(header="v2"), ["spec"], "header is for a proxy with a listener"),
+        (proxy(header="v1"), ["spec", "header"], "'none' or 'v2'"),
+        (proxy(listener="a:1", capacity=0), ["spec"], "capacity is for the delegation endpoint"),
+        (proxy(listener="a:1", timeout=2), ["spec"], "timeout is for the delegation endpoint"),
+        (proxy(timeout=0), ["spec", "timeout"], "greater than 0"),
+        (proxy(capacity=-1), ["spec", "capacity"], "equal to 0"),
+        (proxy(wants=[{"path": "*"}]), ["spec", "wants", 0, "path"], "is not an attribute"),
+        (proxy(wants=[{}]), ["spec", "wants", 0], "at least 1"),
+        (proxy(next="a b"), ["spec", "next"], "is not a name"),
+        (proxy(onFailure="ajar"), ["spec", "onFailure"], "'open' or 'closed'"),
+        (proxy(listenr="a:1"), ["spec", "listenr"], "did you mean listener?"),
         (reference(to=[]), ["spec", "to"], "at least 1"),
         (reference(network="10.9.0.5/16"), ["spec", "network"], "10.9.0.0/16 is the network"),
         (reference(network="0.0.0.0/0"), ["spec", "network"], "every address there is"),
@@ -328,6 +387,7 @@ VSERVICES = st.builds(
     routes=ROUTES.map(tuple),
     peek=PEEK | st.just(Peek()),
     external=st.booleans(),
+    proxy=LABEL | st.just(""),
     wait=SECONDS,
 )
 TO = {
@@ -362,7 +422,7 @@ POLICIES = st.builds(
     dry_run=st.booleans(),
     uid=st.just(5),
     order=st.just(7),
-)
+) | st.builds(Policy, name=st.just("p"), action=st.just("allow"), proxy=LABEL, uid=st.just(5), order=st.just(7))
 REFERENCES = st.builds(
     Reference,
     name=st.just("r"),
@@ -375,8 +435,27 @@ REFERENCES = st.builds(
 )
 
 
+AT = st.sampled_from(
+    [
+        {"listener": "10.1.0.50:15001", "header": "v2"},
+        {"listener": "[fd00::50]:1"},
+        {"listener": "envoy:80"},
+        {"capacity": 7, "timeout": 0.25},
+        {},
+    ]
+)
+PROXIES = st.builds(
+    lambda at, **more: Proxy(name="envoy", uid=5, **at, **more),
+    AT,
+    wants=st.lists(MATCH, max_size=2).map(tuple),
+    on_failure=st.sampled_from(["open", "closed"]),
+    next=LABEL | st.just(""),
+    peek=PEEK | st.just(Peek()),
+)
+
+
 @settings(deadline=None)
-@given(VSERVICES | POLICIES | REFERENCES)
+@given(VSERVICES | POLICIES | REFERENCES | PROXIES)
 def test_there_and_back(resource: Resource) -> None:
     body = {"kind": type(resource).__name__, "metadata": {"name": resource.name}, "spec": render.spec(resource)}
     again = json.loads(json.dumps(body))
@@ -450,6 +529,21 @@ A, B = "10.1.0.1", "10.1.0.2"
 def test_loops(there: list[VService], found: str | None) -> None:
     way = loops.loop(there[0], There({one.name: one for one in there}))
     assert way == (found.split() if found else None)
+
+
+@pytest.mark.parametrize(
+    ("leads", "found"),
+    [
+        ({"a": ""}, None),
+        ({"a": "a"}, "a a"),
+        ({"a": "b"}, None),
+        ({"a": "b", "b": "c", "c": "nobody"}, None),
+        ({"a": "b", "b": "c", "c": "a"}, "a b c a"),
+    ],
+)
+def test_chains_of_proxies(leads: dict[str, str], found: str | None) -> None:
+    there = {name: Proxy(name=name, next=to) for name, to in leads.items()}
+    assert loops.chain(there["a"], there.get) == (found.split() if found else None)
 
 
 def test_a_vservice_in_place_of_one() -> None:

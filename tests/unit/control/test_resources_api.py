@@ -40,8 +40,14 @@ def reference(name: str = "olddb", /, **spec: Any) -> dict[str, Any]:
     return {"kind": "Reference", "metadata": {"name": name}, "spec": spec}
 
 
-PLURAL = {"VService": "vservices", "Policy": "policies", "Reference": "references"}
-ALL = [vservice(), policy(), reference()]
+def proxy(name: str = "envoy", /, **spec: Any) -> dict[str, Any]:
+    return {"kind": "Proxy", "metadata": {"name": name}, "spec": spec}
+
+
+PLURAL = {"VService": "vservices", "Policy": "policies", "Reference": "references", "Proxy": "proxies"}
+ALL = [vservice(), policy(), reference(), proxy()]
+# What is changed in a life, and how it is shown.
+CHANGE: dict[str, tuple[str, Any, Any]] = dict.fromkeys(PLURAL, ("ports", [81], ["81"])) | {"Proxy": ("next", "n", "n")}
 
 
 def path(document: dict[str, Any]) -> str:
@@ -64,9 +70,10 @@ async def test_a_life(connect: Connect, switch: FakeSwitch, document: dict[str, 
     same = await client.put(where, json=made.json())  # what is shown can be sent
     assert (same.status_code, same.json()) == (200, made.json())
     assert made.json()["metadata"]["generation"] == 1
-    changed = await client.put(where, json=document | {"spec": document["spec"] | {"ports": [81]}})
+    field, given, shown = CHANGE[document["kind"]]
+    changed = await client.put(where, json=document | {"spec": document["spec"] | {field: given}})
     assert changed.json()["metadata"] == made.json()["metadata"] | {"generation": 2}
-    assert changed.json()["spec"]["ports"] == ["81"]
+    assert changed.json()["spec"][field] == shown
     gone = await client.delete(where)
     assert (gone.status_code, gone.json()) == (200, {"killed": []})
     assert not switch.configured
@@ -331,7 +338,7 @@ async def test_a_switch_is_told_everything(connect: Connect, switch: FakeSwitch,
     monkeypatch.setattr(service, "CHUNK", 2)
     await connect(uid=0).post("/v1/apply", json=ALL)
     before = dict(switch.configured)
-    assert len(before) == 3
+    assert len(before) == 4
     await switch.stop()
     await until(lambda: not link.connected.is_set())
     switch.asked.clear()

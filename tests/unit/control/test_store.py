@@ -12,7 +12,7 @@ import pytest
 from appswitch.control.resources import store
 from appswitch.control.resources.catalog import Entry
 from appswitch.control.resources.store import Store, StoreError
-from appswitch.resources import BackendSpec, Policy, Reference, Selector, ServicePort, VService
+from appswitch.resources import BackendSpec, Policy, Proxy, Reference, Selector, ServicePort, VService
 
 VSERVICE = Entry(
     resource=VService(name="web", ips=("10.250.0.16",), ports=(ServicePort(80, 8080),), uid=7,
@@ -25,6 +25,8 @@ POLICY = Entry(
 REFERENCE = Entry(
     resource=Reference(name="r", network="10.9.0.5/32", to=(BackendSpec(name="db"),)), created=3.5, order=3
 )
+
+PROXY = Entry(resource=Proxy(name="web", next="b", wants=({"http.path": ("/*",)},), uid=7), created=4.5, order=4)
 
 
 def load(place: Path) -> tuple[Store, list[Entry]]:
@@ -42,14 +44,14 @@ def test_it_is_there_again(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b"
     one, entries = load(place)
     assert entries == []
-    one.write([VSERVICE, POLICY, REFERENCE], [])
+    one.write([VSERVICE, POLICY, REFERENCE, PROXY], [])
     one.close()
-    assert reopened(place) == [POLICY, VSERVICE, REFERENCE]
+    assert reopened(place) == [POLICY, VSERVICE, REFERENCE, PROXY]
     one, _ = load(place)
     changed = Entry(resource=POLICY.resource, created=2.5, generation=9, order=1)
     one.write([changed], [("VService", "web"), ("Reference", "nope")])
     one.close()
-    assert reopened(place) == [changed, REFERENCE]
+    assert reopened(place) == [changed, REFERENCE, PROXY]
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
     assert [path.name for path in place.iterdir()] == ["state.db"]
     assert stat.S_IMODE((place / "state.db").stat().st_mode) == 0o600

@@ -18,10 +18,11 @@ from prometheus_client.registry import Collector
 
 from appswitch.control.analyzer.flowlog import OTHER, Series
 from appswitch.control.analyzer.meter import Usage
-from appswitch.model import AppRow, BackendRow, ConnectionRow, ServerRow
+from appswitch.model import AppRow, BackendRow, ConnectionRow, ProxyRow, ServerRow
 
 MAX_APPS = 500  # with series of their own
 MAX_BACKENDS = 500
+MAX_PROXIES = 500
 OPENMETRICS = "application/openmetrics-text"
 
 Labels = tuple[str, ...]
@@ -47,6 +48,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     servers: Sequence[ServerRow] = ()
     connections: Sequence[ConnectionRow] = ()
     backends: Sequence[BackendRow] = ()
+    proxies: Sequence[ProxyRow] = ()
     flows: Mapping[Series, int] = {}
     usages: Mapping[int, Usage] = {}
     alive_after: Mapping[int, float] = {}
@@ -119,6 +121,37 @@ USAGES: tuple[tuple[str, Kind, str, Callable[[Usage], float]], ...] = (
 )
 
 
+# Of a proxy: metric, type, meaning, value.
+PROXIES: tuple[tuple[str, Kind, str, Callable[[ProxyRow], float]], ...] = (
+    ("appswitch_proxy_active_connections", "gauge", "Connections that a proxy has.", lambda one: one.active),
+    ("appswitch_proxy_taken_connections", "counter", "Connections that a proxy has taken.", lambda one: one.taken),
+    (
+        "appswitch_proxy_passed_connections",
+        "counter",
+        "Connections that a proxy let go on the fast path.",
+        lambda one: one.passed,
+    ),
+    (
+        "appswitch_proxy_dropped_connections",
+        "counter",
+        "Connections that a proxy has dropped.",
+        lambda one: one.dropped,
+    ),
+    (
+        "appswitch_proxy_handed_on_connections",
+        "counter",
+        "Connections that a proxy handed on to the next.",
+        lambda one: one.handed_on,
+    ),
+    (
+        "appswitch_proxy_failures",
+        "counter",
+        "Connections that a proxy did not answer for in time, or had no room for.",
+        lambda one: one.failed,
+    ),
+)
+
+
 def expose(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """The text and its media type: OpenMetrics for who accepts it, else Prometheus' own format."""
     registry = CollectorRegistry()
@@ -143,6 +176,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _stats(snapshot.stats)
     yield from _flows(snapshot.flows)
     yield from _backends(snapshot.backends)
+    yield from _proxies(snapshot.proxies)
     yield from _apps(snapshot)
 
 
@@ -225,6 +259,14 @@ def _backends(rows: Sequence[BackendRow]) -> Iterator[Metric]:
     yield _family(
         "counter", "appswitch_backend_failures", "Connections that a backend refused or let time out.", labels, failures
     )
+
+
+def _proxies(rows: Sequence[ProxyRow]) -> Iterator[Metric]:
+    states = _counted((row.state,) for row in rows)
+    yield _family("gauge", "appswitch_proxies", "Proxies by their state.", ("state",), states)
+    sums = _summed(MAX_PROXIES, (((row.name,), [get(row) for *_, get in PROXIES]) for row in rows), len(PROXIES))
+    for (name, kind, text, _), samples in zip(PROXIES, sums, strict=True):
+        yield _family(kind, name, text, ("proxy",), samples)
 
 
 def _apps(snapshot: Snapshot) -> Iterator[Metric]:

@@ -16,11 +16,9 @@ from appswitch.control.analyzer.meter import Usage
 from appswitch.control.api import views
 from appswitch.control.api.apps import AppIdPath, visible
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
-from appswitch.control.api.tables import connections_of
+from appswitch.control.api.tables import connections_of, rows
 from appswitch.control.api.views import AppId, View
-from appswitch.control.link import SwitchDownError
 from appswitch.model import AppRow
-from appswitch.wire import Rows
 
 router = APIRouter(tags=["metrics"], responses=RESPONSES)
 
@@ -68,8 +66,8 @@ class WholeAppMetrics(AppMetrics):
 async def list_metrics(parts: TheParts, caller: TheCaller) -> AllMetrics:
     """What every running app that you may see uses: memory, CPU, threads. Not older than a second."""
     usages = await parts.analyzer.meter.usages()
-    rows = sorted(parts.registry.link.apps.values(), key=lambda row: row.app.created)
-    return AllMetrics(metrics=[_metrics(parts, row, usages) for row in rows if row.attached and caller.sees(row.app)])
+    apps = sorted(parts.registry.link.apps.values(), key=lambda row: row.app.created)
+    return AllMetrics(metrics=[_metrics(parts, row, usages) for row in apps if row.attached and caller.sees(row.app)])
 
 
 @router.get("/v1/apps/{appid}/metrics")
@@ -109,13 +107,14 @@ def _metrics(parts: Parts, row: AppRow, usages: dict[int, Usage]) -> AppMetrics:
 
 async def _snapshot(parts: Parts, caller: Caller) -> Snapshot:
     link, settings, analyzer = parts.registry.link, parts.settings, parts.analyzer
-    stats = await _rows(parts, "stats")
+    stats = await rows(parts, "stats")
     usages = await analyzer.meter.usages()
-    connections = await _rows(parts, "connections") if stats else None
-    backends = await _rows(parts, "backends") if stats and caller.sees_all else None
+    connections = await rows(parts, "connections") if stats else None
+    backends = await rows(parts, "backends") if stats and caller.sees_all else None
+    proxies = await rows(parts, "proxies") if stats and caller.sees_all else None
     apps = {app_id: row.app for app_id, row in link.apps.items()}
-    rows = [row for row in link.apps.values() if caller.sees(row.app)]
-    alive = {row.app.id: analyzer.liveness.app_alive_after(row.app.id) for row in rows}
+    seen = [row for row in link.apps.values() if caller.sees(row.app)]
+    alive = {row.app.id: analyzer.liveness.app_alive_after(row.app.id) for row in seen}
     return Snapshot(
         version=appswitch.__version__,
         node=settings.node,
@@ -124,25 +123,15 @@ async def _snapshot(parts: Parts, caller: Caller) -> Snapshot:
         switch_up=stats is not None,
         restarts=link.restarts,
         stats=stats.stats if stats else {},
-        apps=rows,
+        apps=seen,
         servers=[row for row in link.servers.values() if caller.sees(apps.get(row.app_id))],
         connections=[row for row in connections.connections if caller.sees_connection(row, apps.get)]
         if connections
         else (),
         backends=backends.backends if backends else (),
+        proxies=proxies.proxies if proxies else (),
         flows=analyzer.flows.counts if caller.sees_all else {},
         usages=usages,
         alive_after={app_id: after for app_id, after in alive.items() if after is not None},
         dns_cached=parts.dns_cached() if parts.dns_cached else None,
     )
-
-
-async def _rows(parts: Parts, what: str) -> Rows | None:
-    """None while the switch is away: a scrape does not wait for it to be back."""
-    link = parts.registry.link
-    if not link.connected.is_set():
-        return None
-    try:
-        return await link.query(what)
-    except SwitchDownError:
-        return None

@@ -78,6 +78,9 @@ class NewAppRequest(BaseModel):
     host_ports: Annotated[list[Annotated[str, AfterValidator(_host_port)]], AfterValidator(reach.host_ports)] = Field(
         [], description="PORT or INTERNAL:HOSTPORT: a port of the app's loopback that leads to one of the host's."
     )
+    proxy: Annotated[str, AfterValidator(validate.name)] | None = Field(
+        None, description="Connections that the app makes are handed to this proxy, once there is one."
+    )
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -104,4 +107,5 @@ class NewAppRequest(BaseModel):
             dns_override=self.dns_override,
             egress=self.egress.checked(),
             host_ports=cast("tuple[HostPort, ...]", self.host_ports),
+            proxy=self.proxy,
         )

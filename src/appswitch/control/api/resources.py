@@ -1,8 +1,8 @@
-"""/v1/vservices, policies, references: what users configure; /v1/apply: many of them; /v1/backends: how they are."""
+"""/v1/vservices, policies, references, proxies: what users configure; /v1/apply: many; /v1/backends: how they are."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -13,9 +13,16 @@ from pydantic import WithJsonSchema
 from appswitch.control.access import Caller
 from appswitch.control.api import shown, views
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
-from appswitch.control.api.tables import connection_views
+from appswitch.control.api.tables import connection_views, rows
 from appswitch.control.problems import ProblemError
-from appswitch.control.resources.documents import Document, PolicyDocument, ReferenceDocument, VServiceDocument
+from appswitch.control.resources.catalog import Entry
+from appswitch.control.resources.documents import (
+    Document,
+    PolicyDocument,
+    ProxyDocument,
+    ReferenceDocument,
+    VServiceDocument,
+)
 from appswitch.control.resources.service import Outcome, Put, Remove, may_kill, missing
 from appswitch.resources import Kind
 
@@ -45,15 +52,18 @@ SHAPES = (
     Shape("VService", "vservices", VServiceDocument, shown.ShownVService, shown.VServices),
     Shape("Policy", "policies", PolicyDocument, shown.ShownPolicy, shown.Policies),
     Shape("Reference", "references", ReferenceDocument, shown.ShownReference, shown.References),
+    Shape("Proxy", "proxies", ProxyDocument, shown.ShownProxy, shown.Proxies),
 )
+
+
+BALANCED: tuple[Kind, ...] = ("VService", "Reference")  # what has backends
 
 
 def _list(shape: Shape) -> Handler:
     async def handler(parts: TheParts, caller: TheCaller) -> Response:
-        domain = parts.settings.dns_domain
         entries = parts.resources.catalog.entries(shape.kind)
-        seen = [shown.document(one, domain) for one in entries if caller.sees_owner(one.resource.uid)]
-        return JSONResponse({shape.plural: seen})
+        seen = [one for one in entries if caller.sees_owner(one.resource.uid)]
+        return JSONResponse({shape.plural: await _shown(seen, parts)})
 
     return handler
 
@@ -63,7 +73,7 @@ def _get(shape: Shape) -> Handler:
         entry = parts.resources.catalog.get(shape.kind, name)
         if entry is None or not caller.sees_owner(entry.resource.uid):
             raise missing(shape.kind, name)
-        return JSONResponse(shown.document(entry, parts.settings.dns_domain))
+        return JSONResponse((await _shown([entry], parts))[0])
 
     return handler
 
@@ -72,7 +82,7 @@ def _post(shape: Shape) -> Handler:
     async def handler(document: Any, parts: TheParts, caller: TheCaller) -> Response:
         outcome = await _changed(parts, caller, Put(document, new=True))
         location = f"/v1/{shape.plural}/{outcome.name}"
-        return JSONResponse(_entry(outcome, parts), 201, {"Location": location})
+        return JSONResponse(await _entry(outcome, parts), 201, {"Location": location})
 
     handler.__annotations__["document"] = shape.document
     return handler
@@ -85,7 +95,7 @@ def _put(shape: Shape) -> Handler:
             where = {"path": ["metadata", "name"], "detail": detail}
             raise ProblemError("invalid", f"metadata.name: {detail}", [where])
         outcome = await _changed(parts, caller, Put(document))
-        return JSONResponse(_entry(outcome, parts), 201 if outcome.result == "created" else 200)
+        return JSONResponse(await _entry(outcome, parts), 201 if outcome.result == "created" else 200)
 
     handler.__annotations__["document"] = shape.document
     return handler
@@ -128,9 +138,16 @@ async def _changed(parts: Parts, caller: Caller, change: Put | Remove) -> Outcom
     return outcome
 
 
-def _entry(outcome: Outcome, parts: Parts) -> dict[str, Any]:
+async def _entry(outcome: Outcome, parts: Parts) -> dict[str, Any]:
     assert outcome.entry is not None
-    return shown.document(outcome.entry, parts.settings.dns_domain)
+    return (await _shown([outcome.entry], parts))[0]
+
+
+async def _shown(entries: Sequence[Entry], parts: Parts) -> list[dict[str, Any]]:
+    """Of proxies with what the switch tells, if it tells something."""
+    told = await rows(parts, "proxies") if any(one.key[0] == "Proxy" for one in entries) else None
+    statuses = shown.statuses(told.proxies if told else ())
+    return [shown.document(one, parts.settings.dns_domain, statuses) for one in entries]
 
 
 async def _killed(parts: Parts, caller: Caller) -> list[views.Connection]:
@@ -161,7 +178,7 @@ async def apply(
 @router.get("/backends")
 async def list_backends(parts: TheParts, caller: TheCaller) -> shown.Backends:
     """Every backend of the vservices and references that you may see."""
-    rows = (await parts.registry.link.query("backends")).backends
-    entries = parts.resources.catalog.entries()
-    names = {one.resource.name for one in entries if one.key[0] != "Policy" and caller.sees_owner(one.resource.uid)}
-    return shown.Backends(backends=[shown.backend(row) for row in rows if row.vservice in names])
+    told = (await parts.registry.link.query("backends")).backends
+    entries = [one for kind in BALANCED for one in parts.resources.catalog.entries(kind)]
+    names = {one.resource.name for one in entries if caller.sees_owner(one.resource.uid)}
+    return shown.Backends(backends=[shown.backend(row) for row in told if row.vservice in names])

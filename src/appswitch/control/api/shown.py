@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -13,9 +14,9 @@ from appswitch.control.resources import render
 from appswitch.control.resources.catalog import Entry, addresses
 from appswitch.control.resources.documents import API_VERSION
 from appswitch.control.resources.service import Outcome
-from appswitch.control.resources.specs import PolicySpec, ReferenceSpec, VServiceSpec
-from appswitch.model import BackendRow
-from appswitch.resources import VService
+from appswitch.control.resources.specs import PolicySpec, ProxySpec, ReferenceSpec, VServiceSpec
+from appswitch.model import BackendRow, ProxyRow
+from appswitch.resources import Proxy, VService
 
 
 class ShownMetadata(View):
@@ -64,6 +65,30 @@ class ShownReference(_Shown):
     spec: ReferenceSpec
 
 
+class ProxyStatus(View):
+    """What the switch tells of a proxy."""
+
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True, populate_by_name=True)
+
+    state: Literal["ready", "away", "full"] = Field(description="away: it does not listen, or is not connected.")
+    appid: views.AppId | None = Field(description="Of the app that is the proxy.")
+    pid: int = Field(description="Of who is connected to the delegation endpoint; 0: nobody.")
+    active: int = Field(description="Connections that it has.")
+    taken: int = Field(description="Connections so far, and so the next ones.")
+    passed: int = Field(description="That it let go on the fast path.")
+    dropped: int
+    handed_on: int = Field(description="To the next.")
+    failed: int = Field(description="It did not answer in time, was dead or full.")
+
+
+class ShownProxy(_Shown):
+    """A proxy as it is shown. It can be sent again as it is."""
+
+    kind: Literal["Proxy"]
+    spec: ProxySpec
+    status: ProxyStatus | None = Field(None, description="Missing where the switch tells nothing of it.")
+
+
 class VServices(View):
     """Reply to GET /v1/vservices."""
 
@@ -80,6 +105,12 @@ class References(View):
     """Reply to GET /v1/references."""
 
     references: list[ShownReference]
+
+
+class Proxies(View):
+    """Reply to GET /v1/proxies."""
+
+    proxies: list[ShownProxy]
 
 
 class Deleted(View):
@@ -130,7 +161,10 @@ class Backends(View):
     backends: list[Backend]
 
 
-def document(entry: Entry, domain: str) -> dict[str, Any]:
+Statuses = dict[str, ProxyStatus]  # of proxies, by name
+
+
+def document(entry: Entry, domain: str, proxies: Statuses) -> dict[str, Any]:
     """A resource as a document."""
     kind, name = entry.key
     found: dict[str, Any] = {
@@ -147,6 +181,8 @@ def document(entry: Entry, domain: str) -> dict[str, Any]:
     if isinstance(entry.resource, VService):
         ips = list(addresses(entry.resource))
         found["status"] = {"ips": ips, "drawn": entry.drawn, "fqdn": f"{name}.{domain}"}
+    elif isinstance(entry.resource, Proxy) and name in proxies:
+        found["status"] = proxies[name].model_dump(by_alias=True)
     return found
 
 
@@ -160,6 +196,25 @@ def applied(outcome: Outcome) -> Applied:
         result=outcome.result,
         detail=problem.detail if problem else None,
         errors=[FieldError(**one) for one in (problem.errors if problem else None) or []],
+    )
+
+
+def statuses(rows: Iterable[ProxyRow]) -> Statuses:
+    """Of the switch's rows."""
+    return {row.name: _status(row) for row in rows}
+
+
+def _status(row: ProxyRow) -> ProxyStatus:
+    return ProxyStatus(
+        state=row.state,
+        appid=f"{row.app_id:08x}" if row.app_id else None,
+        pid=row.pid,
+        active=row.active,
+        taken=row.taken,
+        passed=row.passed,
+        dropped=row.dropped,
+        handed_on=row.handed_on,
+        failed=row.failed,
     )
 
 

@@ -52,6 +52,7 @@ class App(View):
     nameservers: list[str] = Field(description="Where it sends DNS queries, which the daemon answers.")
     egress: Egress
     host_ports: list[str] = Field(description="INTERNAL:HOSTPORT, from its loopback to the host's.")
+    proxy: str | None = Field(description="That gets the connections which it makes.")
 
 
 class AppEntry(View):
@@ -216,6 +217,7 @@ def app(spec: AppSpec, *, whole: bool = True) -> App:
             error=spec.egress.error,
         ),
         host_ports=[str(one) for one in spec.host_ports],
+        proxy=spec.proxy,
     )
 
 

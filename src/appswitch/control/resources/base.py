@@ -56,6 +56,7 @@ ServicePorts = Annotated[
 Name = Annotated[str, AfterValidator(validate.name)]
 Ip = Annotated[str, AfterValidator(validate.ip)]
 Network = Annotated[str, AfterValidator(fields.network)]
+Listener = Annotated[str, AfterValidator(fields.listener)]
 External = Annotated[str, AfterValidator(fields.external)]
 LabelMap = Annotated[dict[str, str], AfterValidator(fields.some_labels)]
 NamePattern = Annotated[str, AfterValidator(fields.name_pattern)]

@@ -13,7 +13,7 @@ import msgspec
 
 from appswitch.control.pools import Pools
 from appswitch.networks import IPAddress
-from appswitch.resources import Kind, Policy, Reference, Resource, VService, kind_of
+from appswitch.resources import Kind, Policy, Proxy, Reference, Resource, VService, kind_of
 
 Key = tuple[Kind, str]
 
@@ -41,6 +41,7 @@ class _Tables:
         self.vservices_at: dict[str, frozenset[str]] = {}  # by address
         self.vservice_at: dict[tuple[str, int], str] = {}  # by address and virtual port
         self.references_at: dict[str, frozenset[str]] = {}  # by network
+        self.proxies_at: dict[str, frozenset[str]] = {}  # by the name or address of their listener
         self.pooled: set[IPAddress] = set()  # addresses of the pools that are taken
         self.owned: dict[int, int] = {}  # how many by uid
 
@@ -89,6 +90,9 @@ class Catalog:
         elif isinstance(resource, Reference):
             there = now.references_at.get(resource.network, frozenset())
             now.references_at[resource.network] = there | {resource.name}
+        elif isinstance(resource, Proxy) and resource.listener:
+            host = listener_host(resource)
+            now.proxies_at[host] = now.proxies_at.get(host, frozenset()) | {resource.name}
         now.pooled |= self._pooled(resource)
 
     def remove(self, key: Key) -> Entry | None:
@@ -106,6 +110,8 @@ class Catalog:
                 del now.vservice_at[place]
         elif isinstance(resource, Reference):
             _discard(now.references_at, resource.network, resource.name)
+        elif isinstance(resource, Proxy) and resource.listener:
+            _discard(now.proxies_at, listener_host(resource), resource.name)
         now.pooled -= {ip for ip in self._pooled(resource) if not self._is_used(str(ip))}
         return entry
 
@@ -132,6 +138,11 @@ class Catalog:
         entry = self._now.entries.get(("VService", name))
         return entry.resource if entry is not None and isinstance(entry.resource, VService) else None
 
+    def proxy(self, name: str) -> Proxy | None:
+        """By its name."""
+        entry = self._now.entries.get(("Proxy", name))
+        return entry.resource if entry is not None and isinstance(entry.resource, Proxy) else None
+
     def vservices_at(self, ip: str) -> list[VService]:
         """Those of an address, in canonical form: they share its ports."""
         found = map(self.vservice, sorted(self._now.vservices_at.get(ip, ())))
@@ -145,6 +156,11 @@ class Catalog:
         """The one that has this virtual port of the address."""
         name = self._now.vservice_at.get((ip, port))
         return None if name is None else self.vservice(name)
+
+    def proxies_of(self, host: str) -> list[Proxy]:
+        """Those whose app has this name or address: they are called so, or listen there."""
+        names = self._now.proxies_at.get(host, frozenset()) | {host}
+        return [one for name in sorted(names) if (one := self.proxy(name)) is not None]
 
     def references_at(self, network: str) -> list[Reference]:
         """Those of exactly this network."""
@@ -165,6 +181,14 @@ class Catalog:
     def owners_of_name(self, name: str) -> set[int]:
         """The users whose vservice or reference is called so."""
         return {one.uid for view in self._views() for one in view.named(name)}
+
+    def owners_of_proxy(self, name: str) -> set[int]:
+        """The users whose proxy is called so."""
+        return {proxy.uid for view in self._views() if (proxy := view.proxy(name)) is not None}
+
+    def owners_of_proxies_of(self, host: str) -> set[int]:
+        """The users whose proxy an app of this name or address would be."""
+        return {one.uid for view in self._views() for one in view.proxies_of(host)}
 
     def owners_of_address(self, ip: str) -> set[int]:
         """The users whose vservices, or whose references to one address, are there."""
@@ -188,6 +212,22 @@ class Catalog:
             yield self._pending
 
 
+def listener_host(proxy: Proxy) -> str:
+    """The name or address of the app that it runs as; empty where it connects to the delegation endpoint."""
+    return proxy.listener.rpartition(":")[0].strip("[]")
+
+
+def leads_to(resource: Resource) -> str:
+    """The proxy that a resource names, or nothing."""
+    match resource:
+        case VService() | Policy():
+            return resource.proxy
+        case Proxy():
+            return resource.next
+        case _:
+            return ""
+
+
 def alone(ip: str) -> str:
     """A network of one address."""
     return f"{ip}/128" if ":" in ip else f"{ip}/32"
@@ -201,7 +241,7 @@ def addresses(resource: Resource) -> tuple[str, ...]:
         case Reference():
             ip, _, _ = resource.network.partition("/")
             return (ip,) if resource.network == alone(ip) else ()
-        case Policy():
+        case _:
             return ()
 
 

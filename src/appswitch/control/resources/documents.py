@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from appswitch.control.problems import ProblemError
 from appswitch.control.resources import faults
 from appswitch.control.resources.base import Model, Name
-from appswitch.control.resources.specs import PolicySpec, ReferenceSpec, VServiceSpec
+from appswitch.control.resources.specs import PolicySpec, ProxySpec, ReferenceSpec, VServiceSpec
 from appswitch.resources import KINDS, Kind
 
 API_VERSION: Literal["appswitch/v1"] = "appswitch/v1"
@@ -91,11 +91,33 @@ class ReferenceDocument(Model):
     spec: ReferenceSpec
 
 
-Document = VServiceDocument | PolicyDocument | ReferenceDocument
+class ProxyDocument(Model):
+    """Who takes connections over that need more than a choice of backends."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "Proxy",
+                    "metadata": {"name": "envoy"},
+                    "spec": {"listener": "10.1.0.50:15001", "wants": [{"http.path": "/api/*"}], "onFailure": "open"},
+                }
+            ]
+        }
+    )
+    api_version: Literal["appswitch/v1"] = API_VERSION
+    kind: Literal["Proxy"]
+    metadata: Metadata
+    spec: ProxySpec
+    status: dict[str, Any] | None = Field(None, description="As it was shown; ignored.")
+
+
+Document = VServiceDocument | PolicyDocument | ReferenceDocument | ProxyDocument
 _MODELS: dict[Kind, type[Document]] = {
     "VService": VServiceDocument,
     "Policy": PolicyDocument,
     "Reference": ReferenceDocument,
+    "Proxy": ProxyDocument,
 }
 
 

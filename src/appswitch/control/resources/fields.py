@@ -23,6 +23,7 @@ ANY_BACKEND = (
 _SERVICE_PORT = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 _PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
 _EXTERNAL = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^\[\]:]*)):(?P<port>[0-9]{1,5})")
+_LISTENER = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:]*)):(?P<port>[0-9]{1,5})")
 _NAME_PATTERN = re.compile(r"\*?[-a-z0-9]{0,63}\*?")
 
 
@@ -114,6 +115,18 @@ def external(text: str) -> str:
     if ip.is_unspecified or ip.is_multicast or host == "255.255.255.255":
         raise ValueError(f"{text!r}: nobody can be connected to there")
     return str(Address(ip.packed, _port(match["port"], text)))
+
+
+def listener(text: str) -> str:
+    """``IPV4:PORT``, ``[IPV6]:PORT`` or ``NAME:PORT``, in canonical form."""
+    match = _LISTENER.fullmatch(text)
+    if match is None or (match["v6"] is not None and ":" not in match["v6"]):
+        raise ValueError(f"{text!r} is no listener: give 10.1.0.50:15001, [fd00::50]:15001, or NAME:15001 of an app")
+    port = _port(match["port"], text)
+    if match["v6"] is not None:
+        return f"[{validate.ip(match['v6'])}]:{port}"
+    check = validate.ip if re.fullmatch("[0-9.]+", match["host"]) else validate.name
+    return f"{check(match['host'])}:{port}"
 
 
 def backend(text: str) -> dict[str, Any]:

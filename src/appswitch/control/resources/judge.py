@@ -8,17 +8,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
-from appswitch.control.access import Caller
+from appswitch.control.access import Caller, same_hands
 from appswitch.control.claims import Claims, is_hosts
 from appswitch.control.problems import ProblemError
 from appswitch.control.resources import faults, loops
-from appswitch.control.resources.catalog import Catalog, addresses, alone
+from appswitch.control.resources.catalog import Catalog, addresses, alone, leads_to, listener_host
 from appswitch.control.resources.documents import invalid
 from appswitch.model import AppSpec
 from appswitch.networks import Network, overlap
-from appswitch.resources import BackendSpec, Policy, Reference, Resource, VService, kind_of
+from appswitch.resources import BackendSpec, Policy, Proxy, Reference, Resource, VService, kind_of
 
-MAX_OWNED = 1000  # vservices and references of one user who is no administrator
+MAX_OWNED = 1000  # vservices, references and proxies of one user who is no administrator
 MAX_USERS_NETWORK = 256  # addresses of such a user's reference
 FIRST_FREE_PORT = 1024  # below it a port is root's to give, ip(7)
 
@@ -42,15 +42,18 @@ class Judge:
         if isinstance(resource, Policy):
             raise ProblemError("forbidden", "policies are for everybody's connections: only administrators change them")
         if not own and self._catalog.count(self._caller.uid) >= MAX_OWNED:
-            raise ProblemError("too-many", f"you have {MAX_OWNED} vservices and references already")
+            raise ProblemError("too-many", f"you have {MAX_OWNED} vservices, references and proxies already")
 
-    def check(self, resource: Resource, *, drawn: bool) -> None:
-        """Beside the others. ``drawn``: its addresses are the daemon's choice."""
+    def check(self, resource: Resource, *, drawn: bool, new: bool) -> None:
+        """Beside the others. ``drawn``: its addresses are the daemon's choice. ``new``: there is none of its name."""
+        self._check_lead(resource)
         match resource:
             case VService():
                 self._check_vservice(resource)
             case Reference():
                 self._check_reference(resource)
+            case Proxy():
+                self._check_proxy(resource, new=new)
             case Policy():
                 return
         if not self._caller.admin:
@@ -106,10 +109,33 @@ class Judge:
             ports = ", ".join(map(str, sorted(shared))) or "all its ports"
             raise _fault(["spec", "ports"], f"the reference {other.name} has {ports} of {new.network}")
 
+    def _check_proxy(self, proxy: Proxy, *, new: bool) -> None:
+        found = loops.chain(proxy, self._catalog.proxy)
+        if found:
+            raise _fault(["spec", "next"], f"the proxies lead in a loop: {' -> '.join(found)}")
+        if not new:
+            return
+        leading = {one.resource.uid for one in self._catalog.entries() if leads_to(one.resource) == proxy.name}
+        leading |= {app.uid for app in self._apps if app.proxy == proxy.name}
+        if not all(same_hands(uid, proxy.uid) for uid in leading):
+            detail = f"something of another user's waits for a proxy called {proxy.name}, and would lead to this one"
+            raise ProblemError("name-in-use", detail, [_at(["metadata", "name"], detail)])
+
+    def _check_lead(self, resource: Resource) -> None:
+        """Whoever leads to a proxy gives connections away, and the proxy makes others in its own name."""
+        name = leads_to(resource)
+        if not all(same_hands(uid, resource.uid) for uid in self._catalog.owners_of_proxy(name)):
+            where: Where = ["spec", "next" if isinstance(resource, Proxy) else "proxy"]
+            detail = f"the proxy {name} is another user's: only what its owner has configured leads to it"
+            raise ProblemError("forbidden", f"{faults.dotted(where)}: {detail}", [_at(where, detail)])
+
     # Whose things are: for who is no administrator
 
-    def _check_claims(self, new: VService | Reference, *, drawn: bool) -> None:
+    def _check_claims(self, new: VService | Reference | Proxy, *, drawn: bool) -> None:
         self._check_owner_of_name(new.name)
+        if isinstance(new, Proxy):
+            self._check_listener(listener_host(new))
+            return
         if isinstance(new, VService):
             self._check_external(new)
             for number, ip in enumerate(new.ips):
@@ -118,6 +144,15 @@ class Judge:
             self._check_network(ipaddress.ip_network(new.network), ["spec", "network"], drawn=False)
         for where, backend in _backends(new):
             self._check_backend(backend, ["spec", *where])
+
+    def _check_listener(self, host: str) -> None:
+        """An app's of the caller, or nobody's yet."""
+        try:
+            network = ipaddress.ip_network(host)
+        except ValueError:
+            self._check_owner_of_name(host)
+        else:
+            self._check_network(network, ["spec", "listener"], drawn=True)
 
     def _check_owner_of_name(self, name: str) -> None:
         owners = self._catalog.owners_of_name(name) | {app.uid for app in self._apps if app.name == name}

@@ -1,4 +1,4 @@
-"""Vservices that lead to vservices: allowed, as long as every way ends somewhere. Pure.
+"""Vservices that lead to vservices, proxies that hand on to proxies: allowed, as long as every way ends. Pure.
 
 What leads on is a virtual port, as in `routing.clusters`: a backend's address leads to the vservice that has the port
 at which it is reached, its name to the vservice's virtual port of that number, or else to the first.
@@ -6,10 +6,10 @@ at which it is reached, its name to the vservice's virtual port of that number, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from appswitch.resources import BackendSpec, ServicePort, VService
+from appswitch.resources import BackendSpec, Proxy, ServicePort, VService
 
 MAX_WORK = 1_000_000  # backends that are looked at for one vservice: roughly half a second
 
@@ -80,6 +80,22 @@ def loop(start: VService, services: Services) -> list[str] | None:
         elif str(one) not in seen:
             seen.add(str(one))
             way[str(one)] = search.behind(one)
+    return None
+
+
+def chain(start: Proxy, named: Callable[[str], Proxy | None]) -> list[str] | None:
+    """The names on the way from ``start`` along ``next`` back to it, both ends included.
+
+    All others are known to be without a loop of their own.
+    """
+    way = [start.name]
+    name = start.next
+    while name:
+        way.append(name)
+        if name == start.name:
+            return way
+        proxy = named(name)
+        name = proxy.next if proxy is not None else ""
     return None
 
 

@@ -15,7 +15,7 @@ import dns.reversename
 from appswitch.control.dns.asker import Asker, Labels
 from appswitch.control.resources.catalog import Catalog, addresses, alone
 from appswitch.model import Protocol
-from appswitch.resources import Policy, Resource, ServicePort
+from appswitch.resources import Reference, Resource, ServicePort, VService
 
 ServiceName = Callable[[int, Protocol], str | None]  # what a port is called: services(5)
 
@@ -61,4 +61,4 @@ class Names:
 
 def ports_of(resource: Resource) -> tuple[ServicePort, ...]:
     """The virtual ones."""
-    return () if isinstance(resource, Policy) else resource.ports
+    return resource.ports if isinstance(resource, VService | Reference) else ()

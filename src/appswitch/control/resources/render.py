@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from appswitch.resources import Policy, Reference, Resource, VService
+from appswitch.resources import Policy, Proxy, Reference, Resource, VService
 
 Form = Callable[[Any], Any]
 Fields = Sequence[tuple[str, str, Form]]  # of the document, of the value, how it is written
@@ -68,6 +68,7 @@ OUTLIER: Fields = (
     ("maxEjectedPercent", "max_ejected_percent", _same),
     ("connectTimeout", "connect_timeout", _same),
 )
+PEEK: Fields = _plain("bytes", "milliseconds", "otherwise")
 ROUTE: Fields = (("name", "name", _same), ("match", "match", _match), ("backends", "backends", _each(_of(BACKEND))))
 SELECTOR: Fields = (
     ("labels", "labels", _same),
@@ -85,8 +86,9 @@ VSERVICE: Fields = (
     ("outlier", "outlier", _of(OUTLIER)),
     ("limits", "limits", _of(_plain("connections", "pending", "error"))),
     ("routes", "routes", _each(_of(ROUTE))),
-    ("peek", "peek", _of(_plain("bytes", "milliseconds", "otherwise"))),
+    ("peek", "peek", _of(PEEK)),
     ("external", "external", _same),
+    ("proxy", "proxy", _same),
     ("sourceIp", "source_ip", _same),
     ("wait", "wait", _same),
 )
@@ -99,6 +101,7 @@ POLICY: Fields = (
     ("l7", "l7", _each(_match)),
     ("error", "error", _same),
     ("dryRun", "dry_run", _same),
+    ("proxy", "proxy", _same),
 )
 REFERENCE: Fields = (
     ("network", "network", _same),
@@ -107,7 +110,17 @@ REFERENCE: Fields = (
     ("wait", "wait", _same),
     ("lbType", "lbtype", _same),
 )
-_KINDS: dict[type[Resource], Fields] = {VService: VSERVICE, Policy: POLICY, Reference: REFERENCE}
+PROXY: Fields = (
+    ("listener", "listener", _same),
+    ("header", "header", _same),
+    ("wants", "wants", _each(_match)),
+    ("capacity", "capacity", _same),
+    ("timeout", "timeout", _same),
+    ("onFailure", "on_failure", _same),
+    ("next", "next", _same),
+    ("peek", "peek", _of(PEEK)),
+)
+_KINDS: dict[type[Resource], Fields] = {VService: VSERVICE, Policy: POLICY, Reference: REFERENCE, Proxy: PROXY}
 
 
 def spec(resource: Resource, *, drawn: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from appswitch.control.resources.documents import Document, PolicyDocument, VSer
 from appswitch.control.resources.judge import Judge
 from appswitch.control.resources.store import Store, StoreError
 from appswitch.model import ConnectionRow
-from appswitch.resources import KINDS, Kind, Policy, Reference, Resource, VService
+from appswitch.resources import KINDS, Kind, Policy, Proxy, Reference, Resource, VService
 
 CHUNK = 250  # resources of one message to the switch
 CHUNK_BYTES = 8 << 20  # and roughly their bytes: `wire.MAX_FRAME` is far
@@ -167,7 +167,7 @@ class Resources:
                 raise ProblemError("name-in-use", f"{name} is the name of something of another user's")
         entry = self._made(document, old, caller)
         judge.may_change(entry.resource, own=old is not None)
-        judge.check(entry.resource, drawn=entry.drawn)
+        judge.check(entry.resource, drawn=entry.drawn, new=old is None)
         if old is not None and (old.resource, old.drawn) == (entry.resource, entry.drawn):
             return Outcome(kind, name, "unchanged", old)
         draft.put(entry)
@@ -279,5 +279,6 @@ def _configure(
         vservices=tuple(one for one in resources if isinstance(one, VService)),
         policies=tuple(one for one in resources if isinstance(one, Policy)),
         references=tuple(one for one in resources if isinstance(one, Reference)),
+        proxies=tuple(one for one in resources if isinstance(one, Proxy)),
         remove=remove,
     )

@@ -17,6 +17,7 @@ from appswitch.control.resources.base import (
     HashOn,
     Ip,
     LabelMap,
+    Listener,
     Match,
     Model,
     Name,
@@ -35,6 +36,7 @@ from appswitch.resources import (
     Outlier,
     Peek,
     Policy,
+    Proxy,
     Reference,
     Selector,
     VService,
@@ -117,6 +119,7 @@ class VServiceSpec(Model):
     routes: Annotated[list[RouteModel], Members] = Field([], description="The first that matches.")
     peek: PeekModel | None = None
     external: bool = Field(False, description="Reachable from outside, at the node's addresses.")
+    proxy: Name | None = Field(None, description="Connections to it are handed to this proxy, once there is one.")
     source_ip: bool = Field(False, description="Connections of one client stay with one backend.")
     wait: Seconds = Field(30.0, description="Seconds that connect(2) waits while there is no backend.")
 
@@ -147,6 +150,7 @@ class VServiceSpec(Model):
             routes=tuple(one.made() for one in self.routes),
             peek=self.peek.made() if self.peek else Peek(),
             external=self.external,
+            proxy=self.proxy or "",
             source_ip=self.source_ip,
             wait=self.wait,
             uid=uid,
@@ -197,6 +201,17 @@ class PolicySpec(Model):
     l7: Annotated[list[Match], Members] = Field([], description="Any of them.")
     error: ErrorName = Field("EACCES", description="What a denied call fails with.")
     dry_run: bool = Field(False, description="Would-be denials are logged, and nothing is denied.")
+    proxy: Name | None = Field(
+        None, description="Connections that it matches are handed to this proxy: it closes nothing."
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.proxy is not None and self.action != "allow":
+            raise ValueError("proxy is for an allow policy: a connection that is denied is handed to nobody")
+        if self.proxy is not None and self.dry_run:
+            raise ValueError("a policy with a proxy denies nothing: leave proxy or dryRun away")
+        return self
 
     def made(self, name: str, uid: int, order: int) -> Policy:
         """As a value."""
@@ -210,6 +225,7 @@ class PolicySpec(Model):
             l7=tuple(map(_match, self.l7)),
             error=self.error,
             dry_run=self.dry_run,
+            proxy=self.proxy or "",
             uid=uid,
             order=order,
         )
@@ -243,6 +259,51 @@ class ReferenceSpec(Model):
             to=backends.made(self.to),
             wait=self.wait,
             lbtype=self.lb_type,
+            uid=uid,
+        )
+
+
+class ProxySpec(Model):
+    """Who takes connections over that need more than a choice of backends."""
+
+    listener: Listener | None = Field(
+        None,
+        description="Of an unmodified proxy that runs as an app; none: the proxy connects to the delegation endpoint.",
+        examples=["10.1.0.50:15001", "envoy:15001"],
+    )
+    header: Literal["none", "v2"] = Field("none", description="v2: a listener reads a PROXY protocol header first.")
+    wants: Annotated[list[Match], Members] = Field([], description="Any of them; none: all connections.")
+    capacity: Count | None = Field(None, description="Connections at a time, at the delegation endpoint; 0: no limit.")
+    timeout: Annotated[float, Field(gt=0, le=300)] | None = Field(
+        None, description="Seconds in which it answers at the delegation endpoint; 1 if not given."
+    )
+    on_failure: Literal["open", "closed"] = Field(
+        "closed", description="Without it: as if there were no proxy, or refused."
+    )
+    next: Name | None = Field(None, description="The proxy that gets what this one does not want, or hands on.")
+    peek: PeekModel | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.listener is None and self.header != "none":
+            raise ValueError("header is for a proxy with a listener: the delegation endpoint has a header of its own")
+        for name in ("capacity", "timeout"):
+            if self.listener is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for the delegation endpoint, and this proxy has a listener")
+        return self
+
+    def made(self, name: str, uid: int) -> Proxy:
+        """As a value."""
+        return Proxy(
+            name=name,
+            listener=self.listener or "",
+            header=self.header,
+            wants=tuple(map(_match, self.wants)),
+            capacity=self.capacity or 0,
+            timeout=1.0 if self.timeout is None else self.timeout,
+            on_failure=self.on_failure,
+            next=self.next or "",
+            peek=self.peek.made() if self.peek else Peek(),
             uid=uid,
         )
 

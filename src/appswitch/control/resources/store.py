@@ -18,7 +18,7 @@ import structlog
 
 from appswitch.control.resources.catalog import Entry, Key
 from appswitch.paths import STATE
-from appswitch.resources import Policy, Reference, Resource, VService
+from appswitch.resources import Policy, Proxy, Reference, Resource, VService
 
 APPLICATION_ID = 0x61787377  # "axsw": what makes an SQLite file ours, PRAGMA application_id
 BUSY = 3.0  # seconds that a predecessor may take to end
@@ -41,7 +41,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 # A value in JSON, name and owner included; a field that a later version adds has its default.
 _DECODERS: dict[str, msgspec.json.Decoder[Resource]] = {
-    kind.__name__: msgspec.json.Decoder(kind) for kind in (VService, Policy, Reference)
+    kind.__name__: msgspec.json.Decoder(kind) for kind in (VService, Policy, Reference, Proxy)
 }
 
 _log = structlog.get_logger(part="store")

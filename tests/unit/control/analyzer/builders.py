@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appswitch.model import AppPhase, AppRow, AppSpec, BackendRow, FlowRow, ServerRow
+from appswitch.model import AppPhase, AppRow, AppSpec, BackendRow, FlowRow, ProxyRow, ServerRow
 
 
 def app(number: int, *, attached: float | None = 2.0, pid: int = 7, uid: int = 0, **more: Any) -> AppRow:
@@ -32,3 +32,11 @@ def backend(backend: str, **more: Any) -> BackendRow:
         "locality": "", "active": 1, "total": 2, "failures": 3, **more,
     }  # fmt: skip
     return BackendRow(backend=backend, **given)
+
+
+def proxy(name: str, **more: Any) -> ProxyRow:
+    given: dict[str, Any] = {
+        "state": "ready", "listener": "", "app_id": 0, "pid": 7, "active": 1, "taken": 6, "passed": 5, "dropped": 4,
+        "handed_on": 3, "failed": 2, **more,
+    }  # fmt: skip
+    return ProxyRow(name=name, **given)

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from tests.unit.control.analyzer.builders import app, backend, server
+from tests.unit.control.analyzer.builders import app, backend, proxy, server
 
 from appswitch.control.analyzer import exposition
-from appswitch.control.analyzer.exposition import MAX_APPS, MAX_BACKENDS, STATS, Snapshot, expose
+from appswitch.control.analyzer.exposition import MAX_APPS, MAX_BACKENDS, MAX_PROXIES, STATS, Snapshot, expose
 from appswitch.control.analyzer.flowlog import Series
 from appswitch.control.analyzer.meter import Usage
 from appswitch.control.analyzer.processes import Figures
@@ -40,6 +40,7 @@ def full() -> Snapshot:
         servers=[server()],
         connections=[ConnectionRow(client_app=1, server_app=0, proto="tcp", client="c", server="s", transport="tcp")],
         backends=[backend("10.0.0.1:80"), backend("?", state="unknown")],
+        proxies=[proxy("envoy"), proxy("audit", state="away")],
         flows={Series("denied", "no-db", "", False): 3, Series("allowed", 'a"\\\n', "web", True): 1},
         usages={1: usage(processes=1, cpu=1.5, anonymous=30)},
         alive_after={1: 0.25},
@@ -71,6 +72,10 @@ def test_values() -> None:
     assert (found["backends", ("healthy", "web")], found["backends", ("unknown", "web")]) == (1, 1)
     names = ("active_connections", "connections_total", "failures_total")
     assert [found[f"backend_{name}", ("10.0.0.1:80", "80", "web")] for name in names] == [1, 2, 3]
+    assert (found["proxies", ("ready",)], found["proxies", ("away",)]) == (1, 1)
+    kinds = ("taken", "passed", "dropped", "handed_on")
+    assert [found[f"proxy_{one}_connections_total", ("envoy",)] for one in kinds] == [6, 5, 4, 3]
+    assert (found["proxy_active_connections", ("envoy",)], found["proxy_failures_total", ("envoy",)]) == (1, 2)
     assert not any("?" in labels for _, labels in found)
     who = ("00000001", "web")
     assert (found["app_cpu_seconds_total", who], found["app_anonymous_bytes", who]) == (1.5, 30)
@@ -137,12 +142,14 @@ def test_labels_are_bounded() -> None:
             usages={number: usage(threads=1) for number in numbers},
             alive_after=dict.fromkeys(numbers, 1.0),
             backends=[backend(f"10.0.{number >> 8}.{number & 255}:80") for number in range(MAX_BACKENDS + 10)],
+            proxies=[proxy(f"p{number}") for number in range(MAX_PROXIES + 10)],
         )
     )
     assert sum(name == "app_threads" for name, _ in found) == MAX_APPS + 1
     assert found["app_threads", ("other", "other")] == 10
     assert sum(name == "app_alive_after_seconds" for name, _ in found) == MAX_APPS
     assert found["backend_active_connections", ("other", "other", "other")] == 10
+    assert found["proxy_active_connections", ("other",)] == 10
 
 
 def test_while_the_switch_is_away() -> None:

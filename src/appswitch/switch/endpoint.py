@@ -1,0 +1,246 @@
+"""The delegation endpoint: where proxies that know of us get connections, by SCM_RIGHTS. docs/delegation-protocol.md.
+
+One Unix SOCK_SEQPACKET socket, ``$AX_RUN_DIR/delegate.sock``. A proxy says its name, and gets each connection as one
+packet with its descriptors; the switch keeps a copy until it has answered. Nothing here waits: who does not read, or
+does not answer in time, has failed, and the connection goes where `resources.Proxy.on_failure` says.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from appswitch import _kernel
+from appswitch._kernel import Fd
+from appswitch.delegate import messages
+from appswitch.delegate.errors import Reason
+from appswitch.delegate.metadata import App as AppEnd
+from appswitch.delegate.metadata import Metadata
+from appswitch.resources import Proxy
+from appswitch.routing.proxies import accepting
+from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local, route
+from appswitch.switch.apps import App
+from appswitch.switch.gates import stranger
+from appswitch.switch.guest import Guest, Pending
+from appswitch.switch.held import Held
+
+if TYPE_CHECKING:
+    from appswitch.switch.core import Switch
+
+GUESTS = 256  # connections to the endpoint, of all users
+PEEKED = 4096  # first bytes that are told
+
+
+class Endpoint:
+    """The listening socket, and the proxies that have come."""
+
+    def __init__(self, switch: Switch, listener: socket.socket, own_uid: int) -> None:
+        self._switch = switch
+        self._listener = listener
+        self._own_uid = own_uid
+        self._peers: set[Guest] = set()
+        self._proxies: dict[str, Guest] = {}
+        self._next = 1
+        switch.loop.watch(listener.fileno(), select.EPOLLIN, lambda _events: self._on_peer())
+
+    def guest(self, name: str) -> Guest | None:
+        """The proxy of that name, if it is there."""
+        return self._proxies.get(name)
+
+    def _on_peer(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        if len(self._peers) >= GUESTS:
+            connection.close()
+            return
+        self._peers.add(Guest(self._switch, self, connection))
+
+    # -- handing over
+
+    def send(self, fd: Fd, held: Held, verdict: Delegate) -> bool:
+        """Ask the proxy. False: it is not there, or has no room."""
+        return self._ask(Pending(fd, held, verdict))
+
+    def _ask(self, pending: Pending, first: Sequence[Fd] = ()) -> bool:
+        proxy = pending.verdict.proxy
+        assert proxy is not None
+        guest = self._proxies.get(proxy.name)
+        if guest is None or guest.full:
+            return False
+        number, self._next = self._next, self._next + 1
+        descriptors = [*first, pending.fd]
+        if pending.verdict.server_side:
+            theirs, ours = (Fd(end.detach()) for end in socket.socketpair())
+            pending.server_end = ours
+            descriptors.insert(0, theirs)
+        guest.hand_over(number, self._metadata(number, pending, len(descriptors) > 1), descriptors)
+        guest.pending[number] = pending
+        pending.timer = self._switch.loop.after(proxy.timeout, lambda: guest.too_late(number))
+        return True
+
+    def _metadata(self, number: int, pending: Pending, both: bool) -> Metadata:
+        held, verdict = pending.held, pending.verdict
+        assert verdict.proxy is not None
+        client = self._switch.apps.get(held.flow.client.app_id)
+        server, vservice, rules = None, "", list(verdict.dry_run)
+        inner = verdict.inner
+        if isinstance(inner, Local):
+            server = self._switch.apps.get(inner.endpoints[0].app_id)
+        elif isinstance(inner, Balanced):
+            vservice = inner.cluster.name
+            rules += [inner.route.name] if len(inner.cluster.routes) > 1 else []
+        attributes = held.flow.attributes or {}
+        peeked = _kernel.peek(pending.fd, PEEKED) if attributes else b""
+        return Metadata(
+            connection=number, direction="server" if both else "client", source=held.client,
+            destination=held.to, client=_end(client), server=_end(server), vservice=vservice,
+            proxy=verdict.proxy.name, chain=held.flow.had, rules=tuple(rules), attributes=attributes,
+            peeked=b"" if isinstance(peeked, int) else peeked,
+        )  # fmt: skip
+
+    # -- what proxies say
+
+    def hello(self, peer: Guest, message: messages.Hello) -> messages.Welcome | messages.Refused:
+        """A proxy has come."""
+        refused = self._judge(peer, message.name)
+        if refused is not None:
+            return refused
+        if message.name in self._proxies:
+            return messages.Refused(Reason.CONNECTED, f"a proxy {message.name} is here already")
+        self._proxies[message.name] = peer
+        sizes = [size for size in (message.capacity, self._switch.proxies.by_name[message.name].capacity) if size]
+        peer.capacity = min(sizes, default=0)
+        return messages.Welcome(peer.capacity)
+
+    def _judge(self, peer: Guest, name: str) -> messages.Refused | None:
+        proxy = self._switch.proxies.by_name.get(name)
+        if proxy is None or proxy.listener:
+            return messages.Refused(Reason.UNKNOWN, f"no proxy {name} is configured for this endpoint")
+        if peer.uid not in (0, self._own_uid, proxy.uid):
+            return messages.Refused(Reason.PERMISSION, f"the proxy {name} is another user's")
+        return None
+
+    def answered(self, name: str, pending: Pending, verdict: messages.Verdict) -> bool:
+        """Carry it out. Whether the proxy has the connection from now on."""
+        counts = self._switch.delegation.counts(name)
+        match verdict.action:
+            case messages.Action.ACCEPT:
+                counts.taken += 1
+                self._accepted(pending, verdict.connection)
+                return True
+            case messages.Action.PASS:
+                counts.passed += 1
+                self._go_on(pending, pending.held.flow._replace(direct=True))
+            case messages.Action.DROP:
+                counts.dropped += 1
+                self._drop(pending, name, verdict.errno or errno.ECONNREFUSED)
+            case messages.Action.NEXT:
+                counts.handed_on += 1
+                self._hand_on(pending, name, verdict.next)
+            case messages.Action.FAIL:
+                self.failed(name, pending)
+        return False
+
+    def _accepted(self, pending: Pending, number: int) -> None:
+        held, verdict = pending.held, pending.verdict
+        assert verdict.proxy is not None
+        self._switch.flowlog.delegated(held.flow, held.client, verdict, verdict.proxy.name, held.transport)
+        pending.fd.close()
+        if pending.server_end is not None:
+            self._switch.holding.settle(pending.server_end, held._replace(unix=True, cookie=0), verdict.inner)
+        if pending.offerer is not None:
+            pending.offerer.post(messages.Taken(number))
+
+    def _go_on(self, pending: Pending, flow: Flow) -> None:
+        if pending.offerer is not None:
+            pending.offerer.refuse(Reason.DECLINED, "the proxy does not want it")
+            return
+        held = pending.held._replace(flow=flow)
+        self._switch.holding.settle(pending.fd, held, route(flow, self._switch.world))
+
+    def _drop(self, pending: Pending, name: str, error: int) -> None:
+        if pending.offerer is not None:
+            pending.offerer.refuse(Reason.DECLINED, "the proxy has dropped it")
+            return
+        self._switch.holding.refuse(pending.fd, pending.held, pending.verdict, error, f"proxy {name}")
+
+    def _hand_on(self, pending: Pending, name: str, wanted: str) -> None:
+        """To the proxy that was named, or the next one of the chain; without one it goes on directly."""
+        flow = pending.held.flow._replace(had=(*pending.held.flow.had, name))
+        proxies = self._switch.proxies
+        first = proxies.by_name[name].next if name in proxies.by_name else ""
+        app = self._switch.apps.get(flow.client.app_id)
+        uid = app.spec.uid if app is not None else -1
+        proxy = proxies.first(wanted or first, flow.client, uid, flow.attributes or {}, flow.had)
+        if not isinstance(proxy, Proxy):
+            self._go_on(pending, flow._replace(direct=True))
+            return
+        endpoints = accepting(proxy, self._switch.table, pending.held.to.ip)
+        verdict = pending.verdict._replace(proxy=proxy, endpoints=endpoints)
+        held = pending.held._replace(flow=flow)
+        if pending.offerer is None:
+            self._switch.delegation.take(pending.fd, held, verdict)
+            return
+        again = Pending(pending.fd, held, verdict)
+        again.offerer = pending.offerer
+        if proxy.listener or not self._ask(again):
+            pending.offerer.refuse(Reason.AWAY, f"the proxy {proxy.name} does not take it")
+
+    def failed(self, name: str, pending: Pending) -> None:
+        """No answer in time, or the proxy has gone."""
+        if pending.offerer is not None:
+            self._switch.delegation.counts(name).failed += 1
+            pending.offerer.refuse(Reason.TIMEOUT, "the proxy did not answer")
+        else:
+            self._switch.delegation.failed(pending.fd, pending.held, pending.verdict)
+
+    def reconcile(self) -> None:
+        """Who is not configured any more, or as another user's, has to go: the next of that name is another one."""
+        for peer in tuple(self._proxies.values()):
+            refused = self._judge(peer, peer.name)
+            if refused is not None:
+                peer.refuse(refused.reason, refused.detail)
+
+    def left(self, peer: Guest) -> None:
+        """A connection to the endpoint has ended."""
+        self._peers.discard(peer)
+        if self._proxies.get(peer.name) is peer:
+            del self._proxies[peer.name]
+
+    # -- sockets that apps hand over themselves
+
+    def offer(self, peer: Guest, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
+        """A sidecar-aware app hands over a connection of its own. Answered when the proxy has answered."""
+        proxy = self._switch.proxies.by_name.get(metadata.proxy)
+        if proxy is None or proxy.listener:
+            peer.refuse(Reason.UNKNOWN, f"no proxy {metadata.proxy} takes offers")
+            return
+        if not all(_is_stream(fd) for fd in descriptors):
+            peer.refuse(Reason.MALFORMED, "what came is no stream socket")
+            return
+        app = next((one for one in self._switch.apps.values() if one.pid == peer.pid), None)
+        client = app.end(metadata.source.ip) if app is not None else stranger(metadata.source.ip)
+        flow = Flow(client, metadata.destination, attributes=dict(metadata.attributes) or None)
+        held = Held(flow, metadata.source, metadata.destination, unix=False, zone="", since=time.monotonic())
+        verdict = Delegate(proxy, (), False, metadata.destination, REFUSED)
+        pending = Pending(descriptors[-1], held, verdict)
+        pending.offerer = peer
+        if not self._ask(pending, descriptors[:-1]):
+            self._switch.delegation.counts(proxy.name).failed += 1
+            peer.refuse(Reason.AWAY, f"the proxy {proxy.name} is not there, or has no room")
+
+
+def _end(app: App | None) -> AppEnd | None:
+    return AppEnd(app.id, app.spec.name or "", dict(app.spec.labels)) if app is not None else None
+
+
+def _is_stream(fd: Fd) -> bool:
+    kind = _kernel.getsockopt(fd, socket.SOL_SOCKET, socket.SO_TYPE, 4)
+    return not isinstance(kind, int) and kind[0] == socket.SOCK_STREAM
