@@ -113,7 +113,8 @@ class FakeSwitch:
         self.clusters = Clusters()
         self.policies = Policies()
         self.world = World(self.table, self.clusters, self.policies)
-        self.datagrams = Named(table=Table(), world=World(Table(), None, self.policies))
+        datagrams = Table()
+        self.datagrams = Named(table=datagrams, world=World(datagrams, None, self.policies))
         self.node_ips = {4: ip_bytes("192.0.2.1")}
         self.flows = Flows(self.world, self.node_ips)
         self.apps: dict[int, App] = {}
@@ -155,6 +156,7 @@ class FakeSwitch:
         )  # fmt: skip
         app = self.apps[id] = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
         self.table.join(app.member())
+        self.datagrams.table.join(app.member())
         return app
 
     def listen(self, app: App, port: int) -> Service:
