@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -67,7 +68,7 @@ extern PyType_Spec fd_spec;
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
-    X(inherit_datagram) X(attach_filter)
+    X(inherit_datagram) X(attach_filter) X(signal_fd)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);

@@ -120,11 +120,11 @@ def complaints(document: Document, result: Applied) -> Iterator[str]:
     """Why it was rejected: file, line and field of each reason."""
     if result["result"] != "rejected":
         return
-    called = " ".join(filter(None, (result["kind"], result["name"]))) or "a document"
+    called = " ".join(filter(None, (result["kind"], result["name"])))
     for error in result["errors"] or [{"path": [], "detail": result["detail"]}]:
         field = ".".join(map(str, error["path"]))
         where = f"{document.file}:{document.line(error['path'])}"
-        yield f"{where}: {called}: {field + ': ' if field else ''}{error['detail']}"
+        yield ": ".join(filter(None, (where, called, field, error["detail"])))
 
 
 COLUMNS: output.Columns = (

@@ -22,7 +22,7 @@ SUBCOMMANDS = {
     "policy": ("policy", "Try policies, and learn them from what is seen."),
     "flows": ("flows", "Show what is decided about connections."),
     "top": ("top", "Show what apps do and use, again and again."),
-    "import": ("imports.command", "Turn rules of iptables, nft, HAProxy, nginx into vservices and policies."),
+    "import": ("imports.command", "Turn iptables, nft, HAProxy, nginx into documents."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
     "completion": ("completion", "Print a shell's completion script."),

@@ -14,35 +14,44 @@ F = TypeVar("F", bound=Callable[..., Any])
 PLURALS = {"vservice": "vservices", "policy": "policies", "reference": "references", "proxy": "proxies"}
 LB_TYPES = ["Random", "RoundRobin", "LeastConnections", "Weighted", "RingHash", "Maglev"]
 ERRORS = ["EACCES", "EPERM", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH"]
-EPILOG = """\
-\b
-Examples:
+VSERVICES = """\
   ax create vservice web --ip 10.1.0.100 --ports 80:8080 --backends 10.1.0.1,10.1.0.2
   ax create vservice api --ports 443 --backends app=api+zone=a,192.0.2.7:8443 --lbtype LeastConnections
+"""
+POLICIES = """\
   ax create policy web-from-lan --action allow --from-network 10.0.0.0/8 --to-name web --ports 80
+  ax create policy no-guests --action deny --from role=guest --to app=db --error ECONNREFUSED
+"""
+REFERENCES = """\
   ax create reference olddb --network 10.9.0.5 --ports 5432 --to role=db --wait 60
+"""
+PROXIES = """\
   ax create proxy envoy --listener 10.1.0.50:15001 --wants http.path=/api/*,http.method=GET --on-failure open
   ax create proxy audit --capacity 1000 --timeout 0.2 --next envoy
-
-What these options cannot say (weights, routes, limits) is for documents: ax apply, docs/services.md.
 """
+
+
+def _epilog(examples: str, not_said: str) -> str:
+    said = f"What these options cannot say ({not_said}) is for documents: ax apply, docs/services.md."
+    return f"\b\nExamples:\n{examples}\n{said}"
+
 
 _run_dir = click.option(
     "--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory."
 )
 _wait = click.option("--wait", type=float, metavar="SECONDS", help="How long connect(2) waits.  [default: 30]")
 _lbtype = click.option("--lbtype", type=click.Choice(LB_TYPES, case_sensitive=False), default="RoundRobin",
-                       show_default=True, help="How connections are spread.")  # fmt: skip
+                       show_default=True, metavar="|".join(LB_TYPES), help="How connections are spread.")  # fmt: skip
 
 _proxy = click.option("--proxy", metavar="NAME", help="The proxy that gets the connections.")
 
 
-@click.group("create", epilog=EPILOG)
+@click.group("create", epilog=_epilog(VSERVICES + POLICIES + REFERENCES + PROXIES, "weights, routes, first bytes"))
 def command() -> None:
     """Create a vservice, a policy, a reference or a proxy."""
 
 
-@command.command("vservice", epilog=EPILOG)
+@command.command("vservice", epilog=_epilog(VSERVICES, "weights, priorities, routes, limits"))
 @click.argument("name")
 @click.option("--ip", metavar="IP[,IP]", default="", help="Its virtual addresses.  [default: of a pool]")
 @click.option("--ports", metavar="V:P,...", required=True, help="Virtual ports, and those of backends.")
@@ -78,7 +87,7 @@ def _selecting(end: str) -> Callable[[F], F]:
     return lambda function: labels(names(networks(function)))
 
 
-@command.command("policy", epilog=EPILOG)
+@command.command("policy", epilog=_epilog(POLICIES, "first bytes, several selectors"))
 @click.argument("name")
 @click.option(
     "--action", type=click.Choice(["allow", "deny"]), required=True, help="A deny wins, an allow list closes."
@@ -109,7 +118,8 @@ def policy(name: str, run_dir: str | None, **options: Any) -> int:
     return _create("Policy", name, spec, run_dir)
 
 
-@command.command("reference", epilog=EPILOG)
+@command.command("reference", epilog=_epilog(REFERENCES, "weights, priorities"),
+                 short_help="Create an address that stands for a service.")  # fmt: skip
 @click.argument("name")
 @click.option("--network", "--ip", metavar="IP|CIDR", required=True, help="Where apps connect to.")
 @click.option("--ports", metavar="V:P,...", default="", help="Ports there, and those of backends.  [default: all]")
@@ -129,7 +139,7 @@ def reference(name: str, run_dir: str | None, **options: Any) -> int:
     return _create("Reference", name, spec, run_dir)
 
 
-@command.command("proxy", epilog=EPILOG)
+@command.command("proxy", epilog=_epilog(PROXIES, "peek"))
 @click.argument("name")
 @click.option("--listener", metavar="IP:PORT|NAME:PORT", help="Of an app that is the proxy, and stays as it is.  "
               "[default: the proxy connects to the daemon's delegation endpoint]")  # fmt: skip
@@ -170,7 +180,7 @@ def _selectors(options: dict[str, Any], end: str) -> list[dict[str, Any]]:
         "executables": _split(options.get(f"{end}_executable", "")),
     }
     rest_of_it = {name: values for name, values in others.items() if values}
-    sets = [_labels(text) for text in options[f"{end}_labels"]]
+    sets = [_labels(text, end) for text in options[f"{end}_labels"]]
     if sets:
         return [{"labels": labels, **rest_of_it} for labels in sets]
     return [rest_of_it] if rest_of_it else []
@@ -182,12 +192,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _labels(text: str) -> dict[str, str]:
+def _labels(text: str, end: str) -> dict[str, str]:
     found = {}
     for part in _split(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise click.UsageError(f"{part!r} is not a label: give K=V, several with commas")
+            raise click.UsageError(f"--{end}: {part!r} is not a label K=V; for names there is --{end}-name")
         found[key] = value
     return found
 

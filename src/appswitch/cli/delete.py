@@ -17,7 +17,7 @@ Examples:
 
 
 @click.command("delete", epilog=EPILOG)
-@click.argument("kind", type=click.Choice(list(create.PLURALS)))
+@click.argument("kind", type=names.OneOf(create.PLURALS, {plural: one for one, plural in create.PLURALS.items()}))
 @click.argument("what", nargs=-1, required=True, metavar="NAME...", shell_complete=names.complete)
 @click.option("--kill", is_flag=True, help="Close the established connections that policies forbid then.")
 @click.option("--ignore-not-found", is_flag=True, help="What is not there is no error.")

@@ -90,10 +90,19 @@ def parse(text: str, file: str) -> list[Document]:
             documents += reading.documents(loader.get_node())
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
-        raise DocumentError(f"{file}:{mark.line + 1 if mark else 1}: {err.problem or err.context}") from None
+        line = mark.line if mark else 0
+        raise DocumentError(f"{file}:{line + 1}: {_why(err, text, line)}") from None
     except (yaml.YAMLError, RecursionError) as err:
         raise DocumentError(f"{file}: {str(err).splitlines()[0]}") from None
     return documents
+
+
+def _why(err: yaml.MarkedYAMLError, text: str, line: int) -> str:
+    """In our words where YAML's leave one in the dark."""
+    at_fault = "".join(text.split("\n")[line : line + 1])
+    if at_fault.lstrip(" ").startswith("\t"):
+        return "it is indented with a tab: YAML takes spaces"
+    return str(err.problem or err.context)
 
 
 class _Reading:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -102,22 +103,19 @@ def _ago(_: object, __: object, text: str | None) -> float | None:
 def command(*, follow: bool, verdicts: tuple[str, ...], form: str, run_dir: str | None, **wanted: Any) -> int:
     """Show decisions about connections: who, to whom, the verdict and what decided, what the first bytes told."""
     query = {**wanted, "verdict": [one.replace("-", " ") for one in verdicts]}
+    sock = locate.need(run_dir)
     show = _Table() if form == "table" else _json
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            for row in _rows(query, run_dir, follow=follow):
+            for row in _rows(query, sock, run_dir, follow=follow):
                 show(row)
     except BrokenPipeError:  # `ax flows | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
     return 0
 
 
-def _rows(query: dict[str, Any], run_dir: str | None, *, follow: bool) -> Iterator[output.Row]:
+def _rows(query: dict[str, Any], sock: socket.socket, run_dir: str | None, *, follow: bool) -> Iterator[output.Row]:
     """Those of the past; with ``follow`` then for ever. Raises rest.DaemonDownError, BrokenPipeError."""
-    try:
-        _, sock = locate.reach(run_dir)
-    except rest.DaemonDownError as err:
-        raise rest.DaemonDownError(f"{err}: {rest.explain_start(locate.own(run_dir).directory)}") from None
     yield from rest.stream(sock, _path({**query, "follow": follow or None}), sys.stdout.fileno())
     while follow:
         try:

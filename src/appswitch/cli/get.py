@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from appswitch.cli import locate, names, output, units
+from appswitch.cli import create, locate, names, output, rest, units
 
 TABLES = ("table", "wide")  # forms
 
@@ -223,6 +223,9 @@ COLUMNS: dict[str, output.Columns] = {
     ),
 }
 
+# What is meant by one of them.
+SINGULAR = {plural.removesuffix("s"): plural for plural in COLUMNS} | create.PLURALS
+
 # What `-o wide` adds.
 WIDE: dict[str, output.Columns] = {
     "proxies": (
@@ -250,7 +253,7 @@ def columns(what: str, form: str) -> output.Columns:
 
 
 @click.command("get", epilog=EPILOG)
-@click.argument("what", type=click.Choice(list(COLUMNS)))
+@click.argument("what", metavar="WHAT", type=names.OneOf(COLUMNS, SINGULAR))
 @click.argument("name", required=False, shell_complete=names.complete)
 @click.option(
     "-o",
@@ -264,7 +267,10 @@ def columns(what: str, form: str) -> output.Columns:
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--run-dir", metavar="DIR", envvar="AX_RUN_DIR", show_envvar=True, help="The daemon's directory.")
 def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | None) -> None:
-    """Show what there is: apps, servers (who listens), vservices, policies, names, address pools, and so on.
+    """Show what there is.
+
+    WHAT is apps, servers (who listens), sockets, connections, vservices, policies, references, backends, names, pools
+    (of addresses), exposed (ports of the host) or metrics.
 
     NAME is one vservice, policy, reference or proxy, or of backends those of one vservice.
     """
@@ -276,6 +282,8 @@ def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | 
         watching.watch(what, form, run_dir, name)
         return
     rows = fetch(what, run_dir, name)
+    if name is not None and not rows:
+        _must_be(name, run_dir)
     if form in TABLES:
         head, *lines = output.table(columns(what, form), rows)
         click.echo("\n".join([output.heading(head), *lines]))
@@ -283,6 +291,14 @@ def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | 
         output.dump_all(rows, sys.stdout)
     else:
         output.dump(rows[0] if name and what in DOCUMENTS else rows, form, sys.stdout)
+
+
+def _must_be(name: str, run_dir: str | None) -> None:
+    """Raises rest.RefusedError where there is nothing that could have backends."""
+    try:
+        fetch("references", run_dir, name)
+    except rest.RefusedError:
+        fetch("vservices", run_dir, name)
 
 
 def fetch(what: str, run_dir: str | None, name: str | None = None) -> list[output.Row]:

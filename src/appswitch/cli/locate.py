@@ -39,13 +39,17 @@ def reach(given: str | None = None) -> tuple[RunDir, socket.socket]:
         raise
 
 
-def ask(given: str | None, method: str, path: str, body: object = None) -> Any:
-    """One request to the daemon that is meant. Raises rest.DaemonDownError with what to do, rest.RefusedError."""
+def need(given: str | None = None) -> socket.socket:
+    """As `reach`. Raises rest.DaemonDownError with what to do."""
     try:
-        _, sock = reach(given)
+        return reach(given)[1]
     except rest.DaemonDownError as err:
         raise rest.DaemonDownError(f"{err}: {rest.explain_start(own(given).directory)}") from None
-    return rest.request(sock, method, path, body)
+
+
+def ask(given: str | None, method: str, path: str, body: object = None) -> Any:
+    """One request to the daemon that is meant. Raises rest.DaemonDownError with what to do, rest.RefusedError."""
+    return rest.request(need(given), method, path, body)
 
 
 def alive(directory: RunDir) -> bool:

@@ -84,8 +84,7 @@ def test(from_: str, to: str, attributes: tuple[str, ...], form: str, run_dir: s
     body = {"from": from_, "to": to, "attributes": _attributes(attributes)}
     body |= {key: value for key, value in more.items() if value is not None}
     try:
-        _, sock = locate.reach(run_dir)
-        answer = rest.request(sock, "POST", "/v1/explain", body)
+        answer = locate.ask(run_dir, "POST", "/v1/explain", body)
     except (rest.DaemonDownError, rest.RefusedError) as err:
         raise options.UsageError(str(err)) from None  # 1 would be a denial
     if form == "json":
@@ -280,11 +279,9 @@ def _watch(run_dir: str | None, lesson: Lesson, seconds: float | None) -> bool:
 
 def _take_what_is_there(run_dir: str | None, lesson: Lesson) -> None:
     """Apps, and their connections. Raises rest.DaemonDownError."""
-    _, sock = locate.reach(run_dir)
-    apps = {row["app"]["id"]: row["app"] for row in rest.request(sock, "GET", "/v1/apps")["apps"]}
+    apps = {row["app"]["id"]: row["app"] for row in locate.ask(run_dir, "GET", "/v1/apps")["apps"]}
     lesson.known(end for app in apps.values() for end in learn.ends_of(app))
-    _, sock = locate.reach(run_dir)
-    for connection in rest.request(sock, "GET", "/v1/connections")["connections"]:
+    for connection in locate.ask(run_dir, "GET", "/v1/connections")["connections"]:
         lesson.flow(learn.flow_of(connection, apps))
 
 

@@ -41,7 +41,7 @@ Change = tuple[str, output.Row | None, bool]
 
 
 def _events(what: str, run_dir: str | None) -> Iterator[Change]:
-    _, sock = locate.reach(run_dir)
+    sock = locate.need(run_dir)
     synced = False
     for event in rest.stream(sock, f"/v1/events?what={what}"):
         kind, row = event["type"], event.get("row")

@@ -64,10 +64,9 @@ def main() -> int:
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: loop.stop())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _wake_on_signals(loop)
+    # No signal may interrupt a reply, see `_kernel.signal_fd`.
+    signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
+    loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
     # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
     gc.collect()
     gc.freeze()
@@ -119,23 +118,6 @@ def _listen(path: Path, kind: int, mode: int) -> socket.socket:
     path.chmod(mode)
     listener.listen(128)
     return listener
-
-
-def _wake_on_signals(loop: Loop) -> None:
-    """A signal that arrives just before epoll_wait(2) must end it, too."""
-    ours, pythons = socket.socketpair()
-    ours.setblocking(False)
-    pythons.setblocking(False)
-    signal.set_wakeup_fd(pythons.fileno())
-
-    def drain(_events: int) -> None:
-        ours.recv(64)
-
-    loop.watch(ours.fileno(), select.EPOLLIN, drain)
-    _keep_alive.extend((ours, pythons))
-
-
-_keep_alive: list[socket.socket] = []
 
 
 def _clean(places: RunDir) -> None:

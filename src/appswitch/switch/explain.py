@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from appswitch import wire
-from appswitch.address import Address, ip_bytes, unmap
+from appswitch.address import Address, ip_bytes, ip_text, unmap
 from appswitch.resources import BackendSpec
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.policy import End
@@ -63,6 +63,8 @@ def _steps(switch: Switch, flow: Flow, to: Address, question: wire.Explain) -> I
         port = cluster.port.target if cluster.port is not None else to.port
         servers = tuple(switch.clusters.upstreams(specs, port, switch.table))
     else:
+        if question.protocol == "tcp" and switch.clusters.owns(to.ip):
+            yield f"no vservice has port {to.port} of {ip_text(to.ip)}"
         servers = tuple(_listeners(switch, to, question))
     for upstream in servers[:SHOWN]:
         yield from _of(switch, flow, upstream, (cluster.name,) if cluster is not None else ())
@@ -75,7 +77,7 @@ def _listeners(switch: Switch, to: Address, question: wire.Explain) -> Iterator[
     there = table.by_address.get(to, ())
     for app_id in dict.fromkeys(e.app_id for e in there):
         yield Upstream(to, table.members.get(app_id), tuple(e for e in there if e.app_id == app_id), _NOBODYS)
-    if not there and to.ip not in table.by_ip:
+    if not there and to.ip not in table.by_ip and not switch.clusters.owns(to.ip):
         yield Upstream(to, None, (), _NOBODYS)
 
 

@@ -326,6 +326,7 @@ def _spawn(path: str, control: int) -> int:
                 (os.POSIX_SPAWN_DUP2, high, CONTROL),
             ],
             setsid=True,
+            setsigmask=(),  # the switch blocks all
         )
     finally:
         os.close(high)

@@ -104,6 +104,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ('{"a": 1,\n"a": 2}', "f:2: the key 'a' is there twice"),
         ("a: 1\n b: [\n", "f:2: "),
         ("a: [1, 2\n", "f:2: "),
+        ("a:\n\tb: 1\n", "f:2: it is indented with a tab: YAML takes spaces"),
+        ("a:\n  b: @\n", "f:2: found character"),
         ("a: *b\n", "f:1: "),
         (
             "a: !!python/object:os.system x\n",

@@ -182,8 +182,26 @@ def test_errors(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "ax: this daemon serves uid 5 only\n")
     done = ax(tmp_path, "get", "appz")
     assert done.returncode == 2
-    assert "'appz' is not one of 'apps', 'servers', 'sockets', 'connections', 'vservices'" in done.stderr
+    assert "there is no 'appz': there are apps, servers, sockets, connections, vservices" in done.stderr
     assert ax(tmp_path, "get").returncode == 2
+
+
+def test_one_of_them_is_meant_as_well(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path, (200, {"apps": APPS}), (200, {"policies": []})) as daemon:
+        assert ax(tmp_path, "get", "app", "-o", "json").returncode == 0
+        assert ax(tmp_path, "get", "policy").returncode == 0
+    assert [path for _, path, _ in daemon.requests] == ["/v1/apps", "/v1/policies"]
+
+
+def test_backends_of_what_is_not_there(tmp_path: Path) -> None:
+    gone = problem(404, "no-such-resource", "there is no reference shop")
+    with FakeDaemon(
+        tmp_path, (200, {"backends": []}), gone, problem(404, "no-such-resource", "there is no vservice shop")
+    ):
+        done = ax(tmp_path, "get", "backends", "shop")
+    assert (done.returncode, done.stderr) == (1, "ax: there is no vservice shop\n")
+    with FakeDaemon(tmp_path, (200, {"backends": []}), gone, (200, {"kind": "VService"})):
+        assert ax(tmp_path, "get", "backends", "shop").returncode == 0
 
 
 def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ async def test_all_that_can_be_asked(connect: Connect, asked: list[wire.Explain]
         ({"from": "web", "to": "nobody:80"}, "no-such-app", "no app with an address and no vservice is called nobody"),
         ({"from": "web", "to": "many"}, "invalid", "vservice many has several ports: give one, such as many:PORT"),
         ({"from": "web", "to": "web"}, "invalid", "web is an app: give a port, too, web:PORT"),
+        ({"from": "web", "to": "10.1.0.1"}, "invalid", "10.1.0.1 is an address: give a port, too, 10.1.0.1:PORT"),
         ({"from": "web", "to": "10.1.0.1:0"}, "invalid", "0 is not a port"),
         ({"from": "web", "to": "10.1.0.1:65536"}, "invalid", "65536 is not a port"),
         ({"from": "web", "to": "10.1.0.999:1"}, "invalid", "'10.1.0.999:1' holds no IP address"),

@@ -219,6 +219,7 @@ BACKEND = ["spec", "backends", 0]
         (vservice(ports=[True]), ["spec", "ports", 0], "valid string"),
         (vservice(ports=[80, "80:81"]), ["spec", "ports"], "80 is there twice, as 80 and 80:81"),
         (vservice(ports=80), ["spec", "ports"], "valid list"),
+        (vservice(port=80), ["spec", "port"], "did you mean ports?"),  # a backend has a port
         (vservice(ips=["10.0.0.1", "10.0.0.2"]), ["spec", "ips"], "a vservice has at most one IPv4 address"),
         (vservice(ips=["127.0.0.1"]), ["spec", "ips", 0], "loopback"),
         (vservice(lbType="roundrobin"), ["spec", "lbType"], "'RoundRobin'"),

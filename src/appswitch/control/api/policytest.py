@@ -117,8 +117,18 @@ def _address(text: str, parts: Parts, caller: Caller) -> Address:
     match = _NAME.fullmatch(text)
     if match is None:
         raise _invalid(f"{text!r} is not where a connection can go: {_FORMS}")
+    if match["port"] is None and _is_ip(text):
+        raise _invalid(f"{text} is an address: give a port, too, {text}:PORT")
     name = match["name"].lower().removesuffix(".").removesuffix(f".{parts.settings.dns_domain}")
     return _named(name, _port(match["port"]) if match["port"] else None, parts, caller)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_bytes(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _named(name: str, port: int | None, parts: Parts, caller: Caller) -> Address:

@@ -28,7 +28,7 @@ def _detail(error: Mapping[str, Any], path: Path) -> str:
         return str(cause)
     if error["type"] == "extra_forbidden":
         word = str(path[-1])
-        near = [] if word in _known_fields else difflib.get_close_matches(word, _known_fields, 1)
+        near = difflib.get_close_matches(word, _known_fields - {word}, 1)  # it may be one elsewhere
         return "there is no such field here" + (f": did you mean {near[0]}?" if near else "")
     return str(error["msg"])
 
