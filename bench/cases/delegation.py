@@ -1,7 +1,7 @@
 """Delegation to an Envoy, beside the same Envoy to which iptables redirects, as in a service mesh, and beside none.
 
-Same client, same server; Envoy carries bytes to where they were to go (tcp_proxy, ORIGINAL_DST). `redirect` is a network
-namespace of the run's own, with the rules of Istio's sidecar: what leaves is redirected, unless it is Envoy's user's.
+Same client, same server; Envoy carries bytes to where they were to go (tcp_proxy, ORIGINAL_DST). `redirect` is a
+network namespace of its own, with the rules of Istio's sidecar: what leaves is redirected, unless it is Envoy's user's.
 """
 
 from __future__ import annotations
