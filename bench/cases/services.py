@@ -25,6 +25,7 @@ ROUTED = {"match": {"http.path": "/api/*", "http.method": ["GET", "POST"]}}
 
 # subject: (baseline, what, target)
 SETUP: dict[str, tuple[str, str, Target | None]] = {
+    "one": ("plain", "a vservice of 1 backend; to none", None),
     "vservice": ("plain", "a vservice of 3 backends, RoundRobin; to none", None),
     "limits": ("plain", "a vservice of 3, LeastConnections with limits; to none", None),
     "policy": ("plain", "a policy allows it; to none", Target(at_most=1.05)),
@@ -122,6 +123,7 @@ def _clients(run: Run, cpus: Set[int], stack: contextlib.ExitStack) -> dict[str,
     backends = [{"ip": ip, "port": int(port)} for ip, port in servers]
     asked = {
         "plain": servers[0],
+        "one": vservice(run.node, stack, "bench-one", {"backends": backends[:1]}),
         "vservice": vservice(run.node, stack, "bench-plain", {"backends": backends}),
         "limits": vservice(run.node, stack, "bench-limits", {"backends": backends, **LIMITED}),
         "http": vservice(run.node, stack, "bench-http", {"backends": backends}),

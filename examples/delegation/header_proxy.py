@@ -54,6 +54,8 @@ async def message(http: h11.Connection, stream: Stream) -> AsyncIterator[Part]:
 
 
 async def send(http: h11.Connection, stream: Stream, part: Part) -> None:
+    if isinstance(part, h11.Response):  # whatever the server speaks, this proxy speaks HTTP/1.1
+        part = h11.Response(status_code=part.status_code, reason=part.reason, headers=part.headers)
     stream[1].write(http.send(part) or b"")
     await stream[1].drain()
 

@@ -1,4 +1,4 @@
-"""What tests configure: vservices, policies, references, proxies; everything is taken away at the end."""
+"""What tests configure: vservices, policies, references, proxies, by `ax apply`; all is taken away at the end."""
 
 from __future__ import annotations
 

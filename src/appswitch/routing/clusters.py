@@ -224,7 +224,7 @@ class Clusters:
             yield Upstream(address, member, there, spec, address if alone else (member.id, port))
 
     def _inner(self, spec: BackendSpec, port: int) -> tuple[Cluster, ...]:
-        """The vservice that a backend is, if it is one: by the port that it is asked for, or its only one."""
+        """The vservice that a backend is, if it is one: by the port that it is asked for, or of a name its first."""
         if spec.ip:
             one = self.by_address.get(Address(ip_bytes(spec.ip), port))
             return (one,) if one is not None else ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from appswitch.address import Address, ip_bytes
+from appswitch.address import ip_bytes
 from appswitch.resources import L7Match, Policy, Proxy, matches
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.table import Endpoint, Table
@@ -64,15 +64,20 @@ class Proxies:
             return True
         return None if decision.allowed else self._policies.get(decision.rule)
 
-    def first(self, name: str, client: End, attributes: Attributes | None, had: Collection[str]) -> Proxy | bool | None:
-        """The first of a chain that wants the connection, None, or True: its first bytes have to be known."""
+    def first(
+        self, name: str, client: End, uid: int, attributes: Attributes | None, had: Collection[str]
+    ) -> Proxy | bool | None:
+        """The first of a chain that wants the connection, None, or True: its first bytes have to be known.
+
+        ``uid``: who ran the client's app.
+        """
         seen = set[str]()
         while name and name not in seen:
             seen.add(name)
             proxy = self.by_name.get(name)
             if proxy is None:
                 return None
-            if name not in had and not is_own(proxy, client):
+            if name not in had and not is_own(proxy, client, uid):
                 if proxy.wants and attributes is None:
                     return True
                 if _wants(proxy, attributes or {}):
@@ -81,9 +86,12 @@ class Proxies:
         return None
 
 
-def is_own(proxy: Proxy, client: End) -> bool:
-    """Whether a connection comes from the proxy itself: from an app of its name, or the one with its listener."""
-    if client.app_id == 0:
+def is_own(proxy: Proxy, client: End, uid: int) -> bool:
+    """Whether a connection comes from the proxy itself: from an app of its name, or the one with its listener.
+
+    And of its owner, or root's: an app that merely calls itself so does not get around it.
+    """
+    if client.app_id == 0 or uid not in (0, proxy.uid):
         return False
     host, _, _ = proxy.listener.rpartition(":")
     if client.name and client.name in (proxy.name, host):
@@ -92,13 +100,13 @@ def is_own(proxy: Proxy, client: End) -> bool:
 
 
 def listeners(proxy: Proxy, table: Table) -> tuple[Endpoint, ...]:
-    """Where an unmodified proxy accepts connections."""
+    """Where an unmodified proxy accepts connections: of its owner's apps, or root's."""
     host, _, port = proxy.listener.rpartition(":")
     ip = _ip(host)
-    if ip is not None:
-        return table.by_address.get(Address(ip, int(port)), ())
-    members = table.by_name.get(host, {})
-    return tuple(endpoint for app_id in members for endpoint in table.by_app.get((app_id, int(port)), ()))
+    members = table.by_ip.get(ip, {}) if ip is not None else table.by_name.get(host, {})
+    owned = [app_id for app_id, member in members.items() if member.uid in (0, proxy.uid)]
+    there = (endpoint for app_id in owned for endpoint in table.by_app.get((app_id, int(port)), ()))
+    return tuple(endpoint for endpoint in there if ip is None or endpoint.covers(ip))
 
 
 def accepting(proxy: Proxy, table: Table, ip: bytes) -> tuple[Endpoint, ...]:

@@ -141,7 +141,7 @@ def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, prox
         return Delegate(None, (), False, verdict.to, verdict, Peek(), verdict.dry_run)
     member = world.table.members.get(flow.client.app_id)
     name = policy.proxy if isinstance(policy, Policy) else cluster.proxy or (member.proxy if member else "")
-    proxy = proxies.first(name, flow.client, flow.attributes, flow.had)
+    proxy = proxies.first(name, flow.client, member.uid if member else -1, flow.attributes, flow.had)
     if proxy is True:
         return Delegate(None, (), False, verdict.to, verdict, proxies.by_name[name].peek, verdict.dry_run)
     if not isinstance(proxy, Proxy):

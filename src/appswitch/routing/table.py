@@ -24,6 +24,7 @@ class Member:
     ips: tuple[bytes, ...]
     labels: Labels
     proxy: str = ""  # that gets the connections which it makes
+    uid: int = 0  # who ran it
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,9 @@ def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
     and a server that trusts poll(2) and accepts from a blocking socket would hang there until somebody else comes.
     """
     if service.returned and not service.rung:  # the queue was too full for a bell, or the caller waited already
-        return _hand_over(switch, service, call, fd, flags, service.returned.popleft())
+        arrival = _next(switch, service)
+        assert arrival is not None
+        return _hand_over(switch, service, call, fd, flags, arrival)
     while True:
         taken = _kernel.accept_give(
             call.app.listener, call.id, call.tid, fd, call.args[1], call.args[2], service.family, flags, naming.MAGIC
@@ -123,16 +125,12 @@ def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
 
 
 def _next(switch: Switch, service: Service) -> Arrival | None:
-    """The next of those that do not come through the Unix socket's own queue; the one after it may ring again."""
+    """The next of those that do not come through the Unix socket's own queue. The one after it rings again."""
+    arrival = service.returned.popleft() if service.returned else switch.doors.take(service)
     if service.returned:
-        arrival: Arrival | None = service.returned.popleft()
-        if service.returned:
-            switch.doors.ring(service)
-        return arrival
-    if not service.doors:
-        return None
-    arrival = switch.doors.take(service)
-    switch.doors.watch_again(service)
+        switch.doors.ring(service)
+    else:
+        switch.doors.watch_again(service)
     return arrival
 
 

@@ -77,7 +77,7 @@ class App:
 
     def member(self) -> Member:
         """As selectors of backends and policies see it."""
-        return Member(self.id, self.spec.name or "", self.ips, self.labels, self.spec.proxy or "")
+        return Member(self.id, self.spec.name or "", self.ips, self.labels, self.spec.proxy or "", self.spec.uid)
 
     def end(self, ip: bytes) -> End:
         """One end of a connection, at one of the app's addresses, as policies see it."""

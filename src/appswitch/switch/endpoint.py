@@ -196,7 +196,9 @@ class Endpoint:
         flow = pending.held.flow._replace(had=(*pending.held.flow.had, name))
         proxies = self._switch.proxies
         first = proxies.by_name[name].next if name in proxies.by_name else ""
-        proxy = proxies.first(wanted or first, flow.client, flow.attributes or {}, flow.had)
+        app = self._switch.apps.get(flow.client.app_id)
+        uid = app.spec.uid if app is not None else -1
+        proxy = proxies.first(wanted or first, flow.client, uid, flow.attributes or {}, flow.had)
         if not isinstance(proxy, Proxy):
             self._go_on(pending, flow._replace(direct=True))
             return
@@ -343,8 +345,8 @@ class _Peer:
     def _read(self) -> None:
         try:
             packet, numbers, _, _ = socket.recv_fds(self._connection, messages.MAX_PACKET + 1, MAX_SENT)
-        except BlockingIOError:
-            return
+        except (BlockingIOError, ConnectionResetError):
+            return  # a reset is told before what was sent earlier: unix(7)
         except OSError:
             self.close()
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -470,23 +471,63 @@ def test_what_is_default_is_not_shown() -> None:
 # Loops
 
 
+class There(dict[str, VService]):
+    """The vservices there are, as `loops.Services`."""
+
+    def vservice(self, name: str) -> VService | None:
+        return self.get(name)
+
+    def serves(self, ip: str) -> bool:
+        return any(ip in one.ips for one in self.values())
+
+    def vservice_at(self, ip: str, port: int) -> VService | None:
+        found = (one for one in self.values() if ip in one.ips and any(each.port == port for each in one.ports))
+        return next(found, None)
+
+
+def service(name: str, ports: str, *to: str, ip: str = "") -> VService:
+    """Backends are "NAME", "IP", "NAME:PORT"."""
+    document = vservice(ips=[ip] if ip else [], ports=ports.split(), backends=[_backend(one) for one in to])
+    return msgspec.structs.replace(made(document), name=name)
+
+
+def _backend(word: str) -> dict[str, Any]:
+    where, _, port = word.partition(":")
+    return {"ip" if where[0].isdigit() else "name": where} | ({"port": int(port)} if port else {})
+
+
+A, B = "10.1.0.1", "10.1.0.2"
+
+
 @pytest.mark.parametrize(
-    ("leads", "found"),
+    ("there", "found"),
     [
-        ({"a": []}, None),
-        ({"a": ["a"]}, "a a"),
-        ({"a": ["b"], "b": ["a"]}, "a b a"),
-        ({"a": ["x", "b", "c"], "b": ["d"], "c": ["d"], "d": ["e"], "e": []}, None),
-        ({"a": ["b", "c"], "b": ["d"], "c": ["a"], "d": []}, "a c a"),
-        ({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["a"]}, "a b d a"),
+        ([service("a", "80")], None),
+        ([service("a", "80", "a")], "a:80 a:80"),
+        ([service("a", "80", "b"), service("b", "80", "a")], "a:80 b:80 a:80"),
+        ([service("a", "80", "x", "b", "c"), service("b", "80", "d"), service("c", "80", "d"), service("d", "80", "e"),
+          service("e", "80")], None),
+        ([service("a", "80", "b", "c"), service("b", "80", "d"), service("c", "80", "a"), service("d", "80")],
+         "a:80 c:80 a:80"),
+        ([service("a", "80", "b"), service("b", "80", "c", "d"), service("c", "80"), service("d", "80", "a")],
+         "a:80 b:80 d:80 a:80"),
+        # An address leads to the vservice that has the port, and else to apps.
+        ([service("a", "80", A, ip=A)], "a:80 a:80"),
+        ([service("a", "80:8080", A, ip=A)], None),
+        ([service("a", "80:8080 8080", A, ip=A)], "a:8080 a:8080"),
+        ([service("a", "80:81 81:82", A, ip=A)], None),
+        ([service("a", "80", f"{A}:81", ip=A), service("b", "81", f"{A}:82", ip=A)], None),
+        ([service("a", "80", f"{A}:81", ip=A), service("b", "81", f"{A}:80", ip=A)], "a:80 b:81 a:80"),
+        ([service("a", "80", B, ip=A), service("b", "80:81 81", A, ip=B)], None),
+        # A name leads to the port of that number, or else to the first.
+        ([service("a", "80:8080", "a")], "a:80 a:80"),
+        ([service("a", "80 81:80", "b:81"), service("b", "82:1 81", A, ip=B)], None),
+        ([service("a", "80", "b:81", ip=A), service("b", "82:80", A)], "a:80 b:82 a:80"),
+        ([service("a", "80 81", "b", ip=A), service("b", "82 81", f"{A}:81")], "a:81 b:81 a:81"),
     ],
-)
-def test_loops(leads: dict[str, list[str]], found: str | None) -> None:
-    there = {
-        name: VService(name=name, ips=(), ports=(), backends=tuple(BackendSpec(name=one) for one in to))
-        for name, to in leads.items()
-    }
-    way = loops.loop(there["a"], there.get, lambda _: None)
+)  # fmt: skip
+def test_loops(there: list[VService], found: str | None) -> None:
+    way = loops.loop(there[0], There({one.name: one for one in there}))
     assert way == (found.split() if found else None)
 
 
@@ -505,15 +546,29 @@ def test_chains_of_proxies(leads: dict[str, str], found: str | None) -> None:
     assert loops.chain(there["a"], there.get) == (found.split() if found else None)
 
 
+def test_a_vservice_in_place_of_one() -> None:
+    """As it will be, whatever it was."""
+    there = There({"a": service("a", "80", ip=A), "b": service("b", "80", A, ip=B)})
+    new = service("a", "80", B, ip=A)
+    assert loops.loop(new, loops.With(there, new)) == ["a:80", "b:80", "a:80"]
+    moved = service("a", "81", B, ip=A)
+    assert loops.loop(moved, loops.With(there, moved)) is None
+
+
 def test_many_ways_are_looked_at_once() -> None:
     """2**200 of them."""
+    there = {
+        f"{side}{n}": service(f"{side}{n}", "80 81", f"l{n + 1}", f"r{n + 1}") for n in range(200) for side in "lr"
+    }
+    assert loops.loop(there["l0"], There(there)) is None
 
-    def layer(n: int) -> tuple[BackendSpec, ...]:
-        return tuple(BackendSpec(name=f"{side}{n + 1}") for side in "lr")
 
-    there = {f"{side}{n}": VService(name=f"{side}{n}", ips=(), ports=(), backends=layer(n))
-             for n in range(200) for side in "lr"}  # fmt: skip
-    assert loops.loop(there["l0"], there.get, lambda _: None) is None
+def test_too_many_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = There({f"v{n}": service(f"v{n}", "80", f"v{n + 1}") for n in range(10)})
+    monkeypatch.setattr(loops, "MAX_WORK", 17)  # each backend is looked at twice; the last one is nobody
+    with pytest.raises(loops.TooManyError):
+        loops.loop(there["v0"], there)
+    assert loops.loop(there["v1"], there) is None
 
 
 def test_words_for_backends() -> None:

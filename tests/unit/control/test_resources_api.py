@@ -163,9 +163,9 @@ async def test_only_administrators_kill(connect: Connect, switch: FakeSwitch) ->
 @pytest.mark.parametrize(
     ("there", "new", "where", "why"),
     [
-        (vservice("a"), vservice("b"), ["spec", "ips", 0], "10.1.0.100 is the address of the vservice a"),
-        (vservice("a", ips=["fd00::1"]), vservice("b", ips=["10.0.0.1", "fd00::01"]), ["spec", "ips", 1],
-         "of the vservice a"),
+        (vservice("a"), vservice("b"), ["spec", "ips", 0], "b and a cannot both have port 80 of 10.1.0.100"),
+        (vservice("a", ips=["fd00::1"], ports=[1, 2, 3]), vservice("b", ips=["10.0.0.1", "fd00::01"], ports=[3, 4, 1]),
+         ["spec", "ips", 1], "b and a cannot both have ports 3, 1 of fd00::1"),
         (reference("r", network="10.1.0.100"), vservice(), ["spec", "ips", 0], "the reference r"),
         (vservice(), reference("r", network="10.1.0.100"), ["spec", "network"], "the vservice web"),
         (reference("web"), vservice(), ["metadata", "name"], "the name of a reference"),
@@ -175,14 +175,14 @@ async def test_only_administrators_kill(connect: Connect, switch: FakeSwitch) ->
         (reference("r", ports=[]), reference(ports=[]), ["spec", "ports"], "all its ports"),
         (policy(), reference(network="10.250.0.0/24"), ["spec", "network"], "overlaps 10.250.0.0/16"),
         (vservice("b", backends=["a"]), vservice("a", ips=["10.1.0.9"], backends=["b"]), ["spec", "backends"],
-         "in a loop: a -> b -> a"),
-        (vservice("b", backends=["10.1.0.9"]), vservice("a", ips=["10.1.0.9"], backends=["c", "b"]),
-         ["spec", "backends"], "in a loop: a -> b -> a"),
-        (policy(), vservice("a", ips=[], backends=["a"]), ["spec", "backends"], "a -> a"),
-        (policy(), vservice("a", backends=["10.1.0.100"]), ["spec", "backends"], "a -> a"),
+         "in a loop: a:80 -> b:80 -> a:80"),
+        (vservice("b", ports=[80], backends=["10.1.0.9"]), vservice("a", ips=["10.1.0.9"], backends=["c", "b"]),
+         ["spec", "backends"], "in a loop: a:80 -> b:80 -> a:80"),
+        (policy(), vservice("a", ips=[], backends=["a"]), ["spec", "backends"], "a:80 -> a:80"),
+        (policy(), vservice("a", ports=[80], backends=["10.1.0.100"]), ["spec", "backends"], "a:80 -> a:80"),
         (vservice("b", backends=["a"]),
          vservice("a", ips=["10.1.0.9"], routes=[{"match": {"http.path": "/*"}, "backends": ["b"]}]),
-         ["spec", "backends"], "a -> b -> a"),
+         ["spec", "backends"], "a:80 -> b:80 -> a:80"),
     ],
 )  # fmt: skip
 async def test_conflicts(connect: Connect, there: dict[str, Any], new: dict[str, Any], where: list[Any],
@@ -207,6 +207,8 @@ async def test_conflicts(connect: Connect, there: dict[str, Any], new: dict[str,
         (reference("r", network="10.1.0.0/16"), vservice()),
         (vservice("a", backends=["b"]), vservice("b", ips=["10.1.0.101"], backends=["nobody", "10.77.0.1"])),
         (policy("web"), vservice()),
+        (vservice("a"), vservice("b", ports=[81])),
+        (vservice("a", backends=["10.1.0.100"]), vservice("b", ports=["81:8081"], backends=["10.1.0.100"])),  # an app
     ],
 )
 async def test_what_goes_together(connect: Connect, there: dict[str, Any], new: dict[str, Any]) -> None:
@@ -219,14 +221,36 @@ async def test_what_goes_together(connect: Connect, there: dict[str, Any], new: 
 async def test_a_loop_by_a_change(connect: Connect) -> None:
     client = connect(uid=0)
     names = [f"v{number}" for number in range(20)]
-    chain = [vservice(name, ips=[f"10.1.0.{number}"], backends=[f"10.1.0.{number + 1}"])
+    chain = [vservice(name, ips=[f"10.1.0.{number}"], ports=[80], backends=[f"10.1.0.{number + 1}"])
              for number, name in enumerate(names, 1)]  # fmt: skip
     applied = (await client.post("/v1/apply", json=chain)).json()["results"]
     assert {one["result"] for one in applied} == {"created"}
     answer = await client.put("/v1/vservices/v19", json=vservice("v19", ips=["10.1.0.20"], backends=["v0"]))
-    assert answer.json()["detail"].endswith(f"in a loop: v19 -> {' -> '.join(names[:19])} -> v19")
+    way = [f"{name}:80" for name in ("v19", *names)]
+    assert answer.json()["detail"].endswith(f"in a loop: {' -> '.join(way)}")
     other = await client.put("/v1/vservices/v19", json=vservice("v19", ips=["10.1.0.21"], backends=["v0"]))
     assert other.status_code == 200  # what leads to 10.1.0.20 waits
+
+
+async def test_one_address_several_vservices(connect: Connect, parts: Parts) -> None:
+    """Each has its ports of it; the address is taken until the last has gone."""
+    client, catalog = connect(uid=0), parts.resources.catalog
+    drawn = (await client.post("/v1/vservices", json=vservice("web", ips=[]))).json()["status"]["ips"]
+    there = [vservice("mail", ips=drawn, ports=[25]), vservice("dns", ips=drawn[:1], ports=["53:5353", 54])]
+    assert {one["result"] for one in (await client.post("/v1/apply", json=there)).json()["results"]} == {"created"}
+    assert [one.name for one in catalog.vservices_at(drawn[0])] == ["dns", "mail", "web"]
+    assert [getattr(catalog.vservice_at(drawn[0], port), "name", None) for port in (25, 53, 80, 81)] == [
+        "mail", "dns", "web", None
+    ]  # fmt: skip
+    moved = await client.put("/v1/vservices/mail", json=vservice("mail", ips=drawn, ports=[54]))
+    assert "mail and dns cannot both have port 54" in moved.text
+    await client.put("/v1/vservices/dns", json=vservice("dns", ips=drawn[:1], ports=[53]))
+    assert (await client.put("/v1/vservices/mail", json=vservice("mail", ips=drawn, ports=[54]))).status_code == 200
+    for name, left in (("web", 2), ("dns", 2), ("mail", 0)):
+        assert catalog.owners_of_address(drawn[0]) == {0}
+        await client.delete(f"/v1/vservices/{name}")
+        assert len(catalog.taken()) == left, name
+    assert not catalog.vservices_at(drawn[0])
 
 
 # Whose it is
@@ -240,6 +264,12 @@ async def test_users_have_their_own(connect: Connect) -> None:
     assert (await other.get("/v1/vservices")).json() == {"vservices": []}
     assert len((await root.get("/v1/vservices")).json()["vservices"]) == 1
     assert len((await connect().get("/v1/vservices")).json()["vservices"]) == 1
+    assert (await one.post("/v1/vservices", json=vservice("second", ports=[81]))).status_code == 201
+    beside = await other.post("/v1/vservices", json=vservice("third", ports=[82]))
+    assert beside.json()["type"].endswith(":ip-in-use")
+    assert (await root.post("/v1/vservices", json=vservice("third", ports=[82]))).status_code == 201
+    for name in ("second", "third"):
+        assert (await root.delete(f"/v1/vservices/{name}")).status_code == 200
     for answer in (await other.get("/v1/vservices/web"), await other.delete("/v1/vservices/web")):
         assert answer.status_code == 404
     for answer in (

@@ -9,7 +9,7 @@ from appswitch.resources import BackendSpec, Policy, Proxy, Selector, ServicePor
 from appswitch.routing import route as routing
 from appswitch.routing.clusters import Clusters
 from appswitch.routing.policy import End, Policies
-from appswitch.routing.proxies import Proxies, is_own
+from appswitch.routing.proxies import Proxies, is_own, listeners
 from appswitch.routing.route import Balanced, Delegate, Flow, Local, Outside, Verdict
 from appswitch.routing.table import Endpoint, Labels, Member, Table
 
@@ -126,9 +126,18 @@ def test_a_proxys_own_connections_are_not_handed_to_it(world: World) -> None:
     ("listener", "own"), [("", False), ("x:1", False), ("client:1", True), ("10.1.0.9:1", True), ("10.1.0.8:1", False)]
 )
 def test_whose_connections_are_a_proxys_own(listener: str, own: bool) -> None:
-    assert is_own(Proxy(name="p", listener=listener), CLIENT) is own
-    assert is_own(Proxy(name="client", listener=listener), CLIENT)
-    assert not is_own(Proxy(name="client"), CLIENT._replace(app_id=0))
+    assert is_own(Proxy(name="p", listener=listener), CLIENT, 0) is own
+    assert is_own(Proxy(name="client", listener=listener), CLIENT, 0)
+    assert not is_own(Proxy(name="client"), CLIENT._replace(app_id=0), 0)
+
+
+def test_who_only_calls_itself_so_is_no_proxy(world: World) -> None:
+    assert is_own(Proxy(name="client", uid=1000), CLIENT, 1000)
+    assert not is_own(Proxy(name="client"), CLIENT, 1000)
+    world.table.join(Member(7, "forger", (ip_bytes("10.1.0.7"),), DEFAULT, uid=1000))
+    world.table.add(Endpoint(7, 7, Address(ANY4, 15001), False, DEFAULT), (ip_bytes("10.1.0.7"),))
+    assert listeners(Proxy(name="p", listener="forger:15001"), world.table) == ()
+    assert len(listeners(Proxy(name="p", listener="forger:15001", uid=1000), world.table)) == 1
 
 
 def test_a_chain_goes_to_the_first_that_wants_it(world: World) -> None:

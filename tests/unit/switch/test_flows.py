@@ -12,9 +12,10 @@ from appswitch.address import LOOPBACK4, LOOPBACK6, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import AppSpec
+from appswitch.resources import BackendSpec, L7Route, Policy, ServicePort, VService
 from appswitch.routing.clusters import Clusters
 from appswitch.routing.policy import Policies
-from appswitch.routing.route import Deny, Local, Outside, World
+from appswitch.routing.route import Balanced, Deny, Local, Outside, World
 from appswitch.routing.table import Endpoint, Member, Table
 from appswitch.switch import flows as module
 from appswitch.switch import naming
@@ -187,3 +188,63 @@ def test_a_name_tells_loopback_where_the_unspecified_address_was_asked_for(flows
     path = flows.find(app(), AF_INET, raw(bytes(4)), TID)
     told = naming.parse_connection(path.name(own, path.source, 1))
     assert told == naming.Connection(1, 1, Address(LOOPBACK4, 1), Address(LOOPBACK4, 80))
+
+
+# -- held connections
+
+VIRTUAL = b"\x0a\0\0\x64"
+API, OTHER = {"http.path": "/api/x"}, {"http.path": "/"}
+API_ONLY = {"http.path": ("/api/*",)}
+
+
+@pytest.fixture
+def world(table: Table) -> World:
+    """A vservice that looks at paths; both routes lead to the same server."""
+    one = World(table, Clusters(), Policies())
+    table.join(Member(2, "server", (SERVER,), frozenset(ZONE.items())))
+    listen(table)
+    to = (BackendSpec(ip="10.0.0.2"),)
+    route = L7Route(match={"http.path": ("/api/*",)}, backends=to, name="api")
+    one.clusters.put(  # type: ignore[union-attr]
+        VService(name="web", ips=("10.0.0.100",), ports=(ServicePort(80, 80),), backends=to, routes=(route,))
+    )
+    table.changed()
+    return one
+
+
+def chosen(flows: Flows, client: App, attributes: dict[str, str]) -> Balanced:
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    verdict = flows.choose(path, path.flow._replace(attributes=attributes))
+    assert isinstance(verdict, Balanced)
+    return verdict
+
+
+def test_a_route_is_decided_once_for_each_path(world: World) -> None:
+    flows, client = Flows(world, NODE), app()
+    first = chosen(flows, client, API)
+    assert first.route.name == "api"
+    assert chosen(flows, client, {"http.path": "/api/y"}) is first
+    assert chosen(flows, client, OTHER).route.name == "default"
+    assert chosen(flows, app(9, ("10.0.0.9",)), API) is not first
+    world.table.changed()
+    assert chosen(flows, client, API) is not first
+
+
+def test_a_path_that_was_found_before_a_change_says_nothing_of_what_is_after_it(world: World) -> None:
+    flows, client = Flows(world, NODE), app()
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    world.policies.put(Policy(name="no", action="deny", l7=(API_ONLY,)))
+    world.table.changed()
+    assert flows.choose(path, path.flow._replace(attributes=API)) == Deny(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_where_a_policy_looks_at_first_bytes_each_connection_is_asked_about(world: World, dry_run: bool) -> None:
+    """Both paths take the same route."""
+    world.policies.put(Policy(name="no", action="deny", l7=({"http.path": ("/api/secret",)},), dry_run=dry_run))
+    world.table.changed()
+    flows, client = Flows(world, NODE), app()
+    assert chosen(flows, client, API).dry_run == ()
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    secret = flows.choose(path, path.flow._replace(attributes={"http.path": "/api/secret"}))
+    assert secret == Deny(errno.EACCES, "no") if not dry_run else secret.dry_run == ("no",)  # type: ignore[union-attr]

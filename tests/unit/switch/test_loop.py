@@ -260,6 +260,19 @@ def test_a_timer_waits_for_its_time(loop: Loop, clock: Clock, pairs: list[Pair])
     assert fired == [pytest.approx(clock.start + 1.01)]
 
 
+def test_nobody_wakes_up_for_a_timer_that_was_cancelled(
+    loop: Loop, clock: Clock, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, patiences = module._kernel.wait, list[int]()
+    monkeypatch.setattr(module._kernel, "wait", lambda *args: (patiences.append(args[1]), wait(*args))[1])
+    loop.after(1, lambda: pytest.fail("it was cancelled")).cancel()
+    loop.after(2, lambda: pytest.fail("it is not time"))
+    loop.watch(pairs[0].fd, IN, lambda _events: loop.stop())
+    pairs[0].ring()
+    loop.run()
+    assert patiences == [2001]
+
+
 def test_a_timer_may_cancel_another_that_is_due(loop: Loop) -> None:
     loop.after(0, lambda: victim.cancel() or None)
     victim = loop.after(0, lambda: pytest.fail("it was cancelled"))

@@ -38,7 +38,8 @@ class _Tables:
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
-        self.vservice_at: dict[str, str] = {}  # by address
+        self.vservices_at: dict[str, frozenset[str]] = {}  # by address
+        self.vservice_at: dict[tuple[str, int], str] = {}  # by address and virtual port
         self.references_at: dict[str, frozenset[str]] = {}  # by network
         self.proxies_at: dict[str, frozenset[str]] = {}  # by the name or address of their listener
         self.pooled: set[IPAddress] = set()  # addresses of the pools that are taken
@@ -83,7 +84,9 @@ class Catalog:
         now.entries[entry.key] = entry
         now.owned[resource.uid] = now.owned.get(resource.uid, 0) + 1
         if isinstance(resource, VService):
-            now.vservice_at.update(dict.fromkeys(resource.ips, resource.name))
+            for ip in resource.ips:
+                now.vservices_at[ip] = now.vservices_at.get(ip, frozenset()) | {resource.name}
+            now.vservice_at.update(dict.fromkeys(_places(resource), resource.name))
         elif isinstance(resource, Reference):
             there = now.references_at.get(resource.network, frozenset())
             now.references_at[resource.network] = there | {resource.name}
@@ -100,21 +103,20 @@ class Catalog:
             return None
         resource = entry.resource
         now.owned[resource.uid] -= 1
-        now.pooled -= self._pooled(resource)
         if isinstance(resource, VService):
             for ip in resource.ips:
-                del now.vservice_at[ip]
+                _discard(now.vservices_at, ip, resource.name)
+            for place in _places(resource):
+                del now.vservice_at[place]
         elif isinstance(resource, Reference):
-            left = now.references_at.pop(resource.network) - {resource.name}
-            if left:
-                now.references_at[resource.network] = left
-                now.pooled |= self._pooled(resource)  # the others are at the same address
+            _discard(now.references_at, resource.network, resource.name)
         elif isinstance(resource, Proxy) and resource.listener:
-            host = listener_host(resource)
-            others = now.proxies_at.pop(host) - {resource.name}
-            if others:
-                now.proxies_at[host] = others
+            _discard(now.proxies_at, listener_host(resource), resource.name)
+        now.pooled -= {ip for ip in self._pooled(resource) if not self._is_used(str(ip))}
         return entry
+
+    def _is_used(self, ip: str) -> bool:
+        return ip in self._now.vservices_at or alone(ip) in self._now.references_at
 
     def _pooled(self, resource: Resource) -> set[IPAddress]:
         found = map(ipaddress.ip_address, addresses(resource))
@@ -141,9 +143,18 @@ class Catalog:
         entry = self._now.entries.get(("Proxy", name))
         return entry.resource if entry is not None and isinstance(entry.resource, Proxy) else None
 
-    def vservice_at(self, ip: str) -> VService | None:
-        """By its address in canonical form."""
-        name = self._now.vservice_at.get(ip)
+    def vservices_at(self, ip: str) -> list[VService]:
+        """Those of an address, in canonical form: they share its ports."""
+        found = map(self.vservice, sorted(self._now.vservices_at.get(ip, ())))
+        return [one for one in found if one is not None]
+
+    def serves(self, ip: str) -> bool:
+        """Whether an address is a vservice's."""
+        return ip in self._now.vservices_at
+
+    def vservice_at(self, ip: str, port: int) -> VService | None:
+        """The one that has this virtual port of the address."""
+        name = self._now.vservice_at.get((ip, port))
         return None if name is None else self.vservice(name)
 
     def proxies_of(self, host: str) -> list[Proxy]:
@@ -180,11 +191,10 @@ class Catalog:
         return {one.uid for view in self._views() for one in view.proxies_of(host)}
 
     def owners_of_address(self, ip: str) -> set[int]:
-        """The users whose vservice, or whose reference to one address, is there."""
+        """The users whose vservices, or whose references to one address, are there."""
         found: set[int] = set()
         for view in self._views():
-            vservice = view.vservice_at(ip)
-            found |= {vservice.uid} if vservice else set()
+            found |= {one.uid for one in view.vservices_at(ip)}
             found |= {one.uid for one in view.references_at(alone(ip))}
         return found
 
@@ -233,3 +243,13 @@ def addresses(resource: Resource) -> tuple[str, ...]:
             return (ip,) if resource.network == alone(ip) else ()
         case _:
             return ()
+
+
+def _places(vservice: VService) -> Iterator[tuple[str, int]]:
+    return ((ip, one.port) for ip in vservice.ips for one in vservice.ports)
+
+
+def _discard(table: dict[str, frozenset[str]], key: str, name: str) -> None:
+    left = table.pop(key) - {name}
+    if left:
+        table[key] = left

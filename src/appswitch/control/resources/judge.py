@@ -61,22 +61,26 @@ class Judge:
 
     def _check_vservice(self, new: VService) -> None:
         for number, ip in enumerate(new.ips):
-            other = self._catalog.vservice_at(ip)
-            if other is not None and other.name != new.name:
-                raise _fault(["spec", "ips", number], f"{ip} is the address of the vservice {other.name}")
+            self._check_shared(new, ip, ["spec", "ips", number])
             for reference in self._catalog.references_at(alone(ip)):
                 raise _fault(["spec", "ips", number], f"{ip} is the network of the reference {reference.name}")
         self._check_name(new)
-        found = loops.loop(new, lambda name: new if name == new.name else self._catalog.vservice(name), self._at(new))
+        try:
+            found = loops.loop(new, loops.With(self._catalog, new))
+        except loops.TooManyError:
+            raise _fault(["spec", "backends"], "too many vservices are behind it, one behind the other") from None
         if found:
             raise _fault(["spec", "backends"], f"the vservices lead in a loop: {' -> '.join(found)}")
 
-    def _at(self, new: VService) -> loops.Find:
-        def at(ip: str) -> VService | None:
-            found = new if ip in new.ips else self._catalog.vservice_at(ip)
-            return None if found is not None and found.name == new.name and ip not in new.ips else found
-
-        return at
+    def _check_shared(self, new: VService, ip: str, where: Where) -> None:
+        """Vservices may share an address, but no port of it."""
+        shared: dict[str, list[int]] = {}
+        for one in new.ports:
+            other = self._catalog.vservice_at(ip, one.port)
+            if other is not None and other.name != new.name:
+                shared.setdefault(other.name, []).append(one.port)
+        if shared:
+            raise invalid([_at(where, _both(new.name, name, ip, ports)) for name, ports in shared.items()])
 
     def _check_name(self, new: VService | Reference) -> None:
         for other in self._catalog.named(new.name):
@@ -87,7 +91,7 @@ class Judge:
     def _check_reference(self, new: Reference) -> None:
         self._check_name(new)
         for ip in addresses(new):
-            if other := self._catalog.vservice_at(ip):
+            for other in self._catalog.vservices_at(ip):
                 raise _fault(["spec", "network"], f"{ip} is the address of the vservice {other.name}")
         network = ipaddress.ip_network(new.network)
         for pool in self._claims.pools.pools if network.num_addresses > 1 else ():
@@ -200,6 +204,11 @@ def _backends(resource: VService | Reference) -> Iterable[tuple[Where, BackendSp
     if isinstance(resource, VService):
         return loops.backends(resource)
     return ((["to", number], one) for number, one in enumerate(resource.to))
+
+
+def _both(name: str, other: str, ip: str, ports: list[int]) -> str:
+    some = f"port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
+    return f"{name} and {other} cannot both have {some} of {ip}"
 
 
 def _within(network: Network, other: Network) -> bool:

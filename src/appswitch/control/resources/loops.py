@@ -1,31 +1,85 @@
-"""Vservices that lead to vservices, proxies that hand on to proxies: allowed, as long as every way ends. Pure."""
+"""Vservices that lead to vservices, proxies that hand on to proxies: allowed, as long as every way ends. Pure.
+
+What leads on is a virtual port, as in `routing.clusters`: a backend's address leads to the vservice that has the port
+at which it is reached, its name to the vservice's virtual port of that number, or else to the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
-from appswitch.resources import BackendSpec, Proxy, VService
+from appswitch.resources import BackendSpec, Proxy, ServicePort, VService
 
-Find = Callable[[str], VService | None]  # by name, by address
+MAX_WORK = 1_000_000  # backends that are looked at for one vservice: roughly half a second
 
 
-def loop(start: VService, named: Find, at: Find) -> list[str] | None:
-    """The names on a way from ``start`` back to it, both ends included. Every way through it is looked at once.
+class Services(Protocol):
+    """The vservices there are: `catalog.Catalog`."""
 
-    ``named`` and ``at`` know ``start`` as it will be. All others are known to be without a loop of their own.
+    def vservice(self, name: str) -> VService | None:
+        """By its name."""
+
+    def serves(self, ip: str) -> bool:
+        """Whether an address is a vservice's."""
+
+    def vservice_at(self, ip: str, port: int) -> VService | None:
+        """The one that has this virtual port of the address."""
+
+
+class TooManyError(Exception):
+    """There are more ways than are looked at."""
+
+
+class With:
+    """``services`` as they will be with ``new``, in place of the one of its name."""
+
+    def __init__(self, services: Services, new: VService) -> None:
+        self._services = services
+        self._new = new
+
+    def vservice(self, name: str) -> VService | None:
+        """See `Services`."""
+        return self._new if name == self._new.name else self._services.vservice(name)
+
+    def serves(self, ip: str) -> bool:
+        """See `Services`; an address that it had before may be taken for its own."""
+        return ip in self._new.ips or self._services.serves(ip)
+
+    def vservice_at(self, ip: str, port: int) -> VService | None:
+        """See `Services`."""
+        if ip in self._new.ips and any(one.port == port for one in self._new.ports):
+            return self._new
+        found = self._services.vservice_at(ip, port)
+        return found if found is not None and found.name != self._new.name else None
+
+
+class _Step(NamedTuple):
+    vservice: VService
+    port: ServicePort
+
+    def __str__(self) -> str:
+        return f"{self.vservice.name}:{self.port.port}"
+
+
+def loop(start: VService, services: Services) -> list[str] | None:
+    """The steps of a loop that ``start`` is in, "name:port", both ends included. Each is looked at once.
+
+    ``services`` know ``start`` as it will be; without it they are known to be without a loop. Raises TooManyError.
     """
-    seen = {start.name}
-    ways: list[tuple[list[str], Iterator[VService]]] = [([start.name], _next(start, named, at))]
-    while ways:
-        way, rest = ways[-1]
-        one = next(rest, None)
+    search = _Search(services)
+    seen: set[str] = set()
+    way: dict[str, Iterator[_Step]] = {"": (_Step(start, port) for port in start.ports)}
+    while way:
+        one = next(way[next(reversed(way))], None)
         if one is None:
-            ways.pop()
-        elif one.name == start.name:
-            return [*way, start.name]
-        elif one.name not in seen:
-            seen.add(one.name)
-            ways.append(([*way, one.name], _next(one, named, at)))
+            way.popitem()
+        elif str(one) in way:
+            names = list(way)
+            return [*names[names.index(str(one)) :], str(one)]
+        elif str(one) not in seen:
+            seen.add(str(one))
+            way[str(one)] = search.behind(one)
     return None
 
 
@@ -54,8 +108,36 @@ def backends(vservice: VService) -> Iterator[tuple[list[str | int], BackendSpec]
             yield ["routes", index, "backends", number], one
 
 
-def _next(vservice: VService, named: Find, at: Find) -> Iterator[VService]:
-    for _, one in backends(vservice):
-        found = named(one.name) if one.name else at(one.ip) if one.ip else None
-        if found is not None:
-            yield found
+class _Search:
+    """Knows how much it has looked at, and which backends of a vservice lead on at all: few do, and ports are many."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._leading: dict[str, list[BackendSpec]] = {}
+        self._work = 0
+
+    def behind(self, step: _Step) -> Iterator[_Step]:
+        """The virtual ports that a virtual port leads to."""
+        name = step.vservice.name
+        if name not in self._leading:
+            self._leading[name] = [one for _, one in backends(step.vservice) if self._leads(one)]
+        for one in self._leading[name]:
+            self._worked()
+            if (found := self._reached(one, one.port or step.port.target)) is not None:
+                yield found
+
+    def _leads(self, one: BackendSpec) -> bool:
+        self._worked()
+        services = self._services
+        return bool(services.vservice(one.name) if one.name else one.ip and services.serves(one.ip))
+
+    def _reached(self, one: BackendSpec, port: int) -> _Step | None:
+        found = self._services.vservice(one.name) if one.name else self._services.vservice_at(one.ip, port)
+        if found is None:
+            return None
+        return _Step(found, next((each for each in found.ports if each.port == port), found.ports[0]))
+
+    def _worked(self) -> None:
+        self._work += 1
+        if self._work > MAX_WORK:
+            raise TooManyError

@@ -6,7 +6,7 @@ is one address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import dns.exception
 import dns.name
@@ -52,9 +52,7 @@ class Names:
             ip = dns.reversename.to_address(dns.name.Name((*labels, b"")))
         except (dns.exception.DNSException, ValueError):
             return []
-        vservice = self._catalog.vservice_at(ip)
-        found: Iterable[Resource] = [vservice] if vservice else self._catalog.references_at(alone(ip))
-        return list(found)
+        return [*self._catalog.vservices_at(ip), *self._catalog.references_at(alone(ip))]
 
     def _is_called(self, port: int, proto: Protocol, service: bytes) -> bool:
         called = self._service_name(port, proto)

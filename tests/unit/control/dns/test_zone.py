@@ -220,6 +220,13 @@ def test_one_address_of_two_references() -> None:
     assert texts(find("3.0.9.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR a.d.", "PTR b.d."]
 
 
+def test_one_address_of_two_vservices() -> None:
+    zone = Zone("d", configured(vservice("b", "10.9.0.3", "fd00::9"), vservice("a", "10.9.0.3", ports=(443,))), some())
+    assert texts(find("3.0.9.10.in-addr.arpa", "PTR", zone=zone)) == ["PTR a.d.", "PTR b.d."]
+    assert texts(find("a", zone=zone)) == texts(find("b", zone=zone)) == ["A 10.9.0.3"]
+    assert texts(find(dns.reversename.from_address("fd00::9").to_text(), "PTR", zone=zone)) == ["PTR b.d."]
+
+
 def test_a_domain_of_one_label() -> None:
     zone = Zone("ax", apps(app(1, "ax", ("10.0.0.1",))))
     assert texts(find("ax", zone=zone)) == []
