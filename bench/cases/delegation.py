@@ -1,8 +1,7 @@
 """Delegation to an Envoy, beside the same Envoy to which iptables redirects, as in a service mesh, and beside none.
 
 Same client, same server; Envoy carries bytes to where they were to go (tcp_proxy, ORIGINAL_DST). `redirect` is a
-network namespace of the run's own, with the rules of Istio's sidecar: what leaves is redirected, unless it is of
-Envoy's user.
+network namespace of its own, with the rules of Istio's sidecar: what leaves is redirected, unless it is Envoy's user's.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from bench.cases import Run
 from bench.cases.services import vservice
 from bench.pairing import Figure, Target, ratios, take_turns
 from bench.processes import BenchError, Process, UnavailableError
-from bench.programs import DIRECT, SPREAD, Programs, pair
+from bench.programs import SPREAD, Programs
 
 CONNECTIONS, ROUNDS, CLIENTS, EACH = 50, 500, 4, 50  # a turn
 PORT, USER = 15001, 1337  # Istio's
@@ -118,8 +117,10 @@ def _cpu(pids: Sequence[int]) -> int:
 
 @contextlib.contextmanager
 def _direct(programs: Programs, cpus: Set[int]) -> Iterator[Side]:
-    with pair(programs, DIRECT, cpus) as client:
-        yield Side(client, (client.pid,))
+    with Process([programs["server"], "0.0.0.0", "0", "1"], os.environ, cpus) as server:
+        words = [programs["client"], "127.0.0.1", server.line(), str(SPREAD)]
+        with Process(words, os.environ, cpus) as client:
+            yield Side(client, (client.pid, server.pid))
 
 
 @contextlib.contextmanager

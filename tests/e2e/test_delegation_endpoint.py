@@ -169,6 +169,18 @@ def test_one_that_floods(switched: Switched, services: Services, server: App) ->
     assert ask(switched, url(str(server.ip), 8080))["name"] == "server"
 
 
+def test_one_that_is_stopped(switched: Switched, services: Services, server: App) -> None:
+    """More than it can be sent; then it is there again, and answers what nobody asks it any more."""
+    web = guarded(services, server, "one", onFailure="open", timeout=0.2)
+    app = takes(switched, "one", "passes")
+    app.send(signal.SIGSTOP)
+    loaded = switched.run("hey", "-n", "400", "-c", "100", "-disable-keepalive", url(web), patience=40)
+    assert "[200]\t400 responses" in loaded.stdout, loaded.stdout
+    assert services.proxies()["one"]["failed"] == 400
+    app.send(signal.SIGCONT)
+    wait_until(lambda: ask(switched, url(web)) and services.proxies()["one"]["passed"], lambda: f"it to answer\n{app}")
+
+
 @pytest.mark.parametrize("on_failure", ["open", "closed"])
 def test_one_that_is_full(switched: Switched, services: Services, server: App, on_failure: str) -> None:
     web = guarded(services, server, "one", capacity=2, onFailure=on_failure)

@@ -131,10 +131,10 @@ def test_many_connections(switched: Switched, services: Services, front: Front, 
     client = switched.addresses.v4()
     ask(switched, url(web), ip=client)
     before = services.descriptors()
-    loaded = switched.run("hey", "-n", "400", "-c", "20", "-disable-keepalive", url(web), ip=client, patience=40)
-    assert "[200]\t400 responses" in loaded.stdout, loaded.stdout
-    front.envoy.wait_logged(client, 401)
-    assert services.proxies()["front"]["taken"] == 401
+    loaded = switched.run("hey", "-n", "200", "-c", "20", "-disable-keepalive", url(web), ip=client, patience=40)
+    assert "[200]\t200 responses" in loaded.stdout, loaded.stdout
+    front.envoy.wait_logged(client, 201)
+    assert services.proxies()["front"]["taken"] == 201
     left = before + 2  # where a queue was full for a moment, a service has got a door
     wait_until(lambda: services.descriptors() <= left, lambda: f"{services.descriptors()} sockets, {before} before")
 
@@ -152,10 +152,8 @@ BY_POLICY: dict[str, Spec] = {
 }
 
 
-@pytest.mark.also("tcp")
 @pytest.mark.parametrize("way", BY_POLICY)
-def test_by_policy(switched: Switched, services: Services, front: Front, kind: str, way: str) -> None:
-    switched.transport = "tcp" if kind == "tcp" else ""
+def test_by_policy(switched: Switched, services: Services, front: Front, way: str) -> None:
     server = mirror(switched, "one", None, "--name", "target", "--labels", "zone=default,app=target")
     services.proxy("front", listener=front.listener)
     services.policy("to-front", "allow", proxy="front", **BY_POLICY[way])

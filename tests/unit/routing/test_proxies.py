@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from appswitch.address import ANY4, Address, ip_bytes
+from appswitch.address import ANY4, ANY6, Address, ip_bytes
 from appswitch.resources import BackendSpec, Policy, Proxy, Selector, ServicePort, VService
 from appswitch.routing import route as routing
 from appswitch.routing.clusters import Clusters
 from appswitch.routing.policy import End, Policies
-from appswitch.routing.proxies import Proxies, is_own, listeners
+from appswitch.routing.proxies import Proxies, accepting, is_own, listeners
 from appswitch.routing.route import Balanced, Delegate, Flow, Local, Outside, Verdict
 from appswitch.routing.table import Endpoint, Labels, Member, Table
 
@@ -168,3 +168,17 @@ def test_udp_is_never_delegated(world: World) -> None:
     world.proxies.put(Proxy(name="envoy"))
     udp = routing.World(world.table, None, world.policies)
     assert isinstance(routing.route(Flow(CLIENT, TO_WEB, protocol="udp"), udp), Local)
+
+
+def test_a_listener_takes_the_families_that_its_socket_can_tell(world: World) -> None:
+    """One of IPv4 knows no IPv6 address; one of IPv6 takes both, unless it is IPV6_V6ONLY."""
+    v4 = Endpoint(10, 7, Address(ANY4, 9), False, DEFAULT)
+    v6 = Endpoint(11, 7, Address(ANY6, 9), False, DEFAULT)
+    dual = Endpoint(12, 7, Address(ANY6, 9), True, DEFAULT)
+    ips = (PROXY, ip_bytes("fd00::50"))
+    world.table.join(Member(7, "both", ips, DEFAULT))
+    for endpoint in (v4, v6, dual):
+        world.table.add(endpoint, ips)
+    proxy = Proxy(name="p", listener="both:9")
+    assert accepting(proxy, world.table, VIP) == (v4, dual)
+    assert accepting(proxy, world.table, ip_bytes("fd00::1")) == (v6, dual)
