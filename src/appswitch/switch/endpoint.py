@@ -22,7 +22,7 @@ from appswitch.delegate.metadata import App as AppEnd
 from appswitch.delegate.metadata import Metadata
 from appswitch.resources import Proxy
 from appswitch.routing.proxies import accepting
-from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local, route
+from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local
 from appswitch.switch.apps import App
 from appswitch.switch.gates import stranger
 from appswitch.switch.guest import Guest, Pending
@@ -162,8 +162,9 @@ class Endpoint:
         if pending.offerer is not None:
             pending.offerer.refuse(Reason.DECLINED, "the proxy does not want it")
             return
+        # Not routed anew: a stranger's connection at an exposed port is for that app, whoever else has its address.
         held = pending.held._replace(flow=flow)
-        self._switch.holding.settle(pending.fd, held, route(flow, self._switch.world))
+        self._switch.holding.settle(pending.fd, held, pending.verdict.inner)
 
     def _drop(self, pending: Pending, name: str, error: int) -> None:
         if pending.offerer is not None:
