@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light native demo test lint format bench clean
+.PHONY: help setup setup-light native demo test lint format bench bench-all clean
 
 VENV := .venv/bin
 CC ?= cc
@@ -49,8 +49,11 @@ format: setup-light ## Let ruff and clang-format have their way
 	@$(VENV)/ruff format
 	@$(VENV)/clang-format -i native/*.c native/kernel/*.[ch]
 
-bench: setup ## Every figure that we claim, paired with a baseline
+bench: setup ## What connections and calls cost, paired with a baseline
 	@$(VENV)/python -m bench
+
+bench-all: setup ## Every figure that we claim, beside other programs too
+	@$(VENV)/python -m bench --all
 
 clean: ## Remove what was made, .venv included
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

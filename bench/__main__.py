@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bench import machine, report
-from bench.cases import Measure, Run, cases, growth
+from bench.cases import SLOW, Measure, Run, cases, growth
 from bench.compare import SMALLEST, SMALLEST_WHEN_BUSY, Change, compare
 from bench.node import Node
 from bench.pairing import Figure
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "growth":
         return _run({"growth": growth.measure}, options)
     known = cases()
-    wanted = options.only.split(",") if options.only else list(known)
+    usual = [name for name in known if options.all or name not in SLOW]
+    wanted = options.only.split(",") if options.only else usual
     unknown = set(wanted) - set(known)
     if unknown:
         print(f"no such case: {', '.join(sorted(unknown))} (there are {', '.join(known)})", file=sys.stderr)
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     _add_run_options(parser)
     parser.add_argument("--only", metavar="CASE[,CASE]", help=f"of {', '.join(cases())}")
+    parser.add_argument("--all", action="store_true", help=f"also {', '.join(sorted(SLOW))}")
     parser.add_argument("--turns", type=int, default=TURNS, help="pairs of measurements for each figure (%(default)s)")
     parser.set_defaults(command="run", connections=GROWTH)
     commands = parser.add_subparsers(metavar="COMMAND")

@@ -61,6 +61,10 @@ class Run(NamedTuple):
 Measure = Callable[[Run], Iterator[Figure]]
 
 
+# Beside other programs, or of parts that few changes touch: only with --all, so that the rest stays a matter of minutes.
+SLOW = frozenset(("splice", "balance", "policies", "verdicts", "proxies", "delegation"))
+
+
 def cases() -> dict[str, Measure]:
     """By name, in the order in which they run."""
     from bench.cases import (
