@@ -61,7 +61,7 @@ class Run(NamedTuple):
 Measure = Callable[[Run], Iterator[Figure]]
 
 
-# Beside other programs, or of parts that few changes touch: only with --all, so that the rest stays a matter of minutes.
+# Beside other programs, or of parts that few changes touch: only with --all. The rest stays a matter of minutes.
 SLOW = frozenset(("splice", "balance", "policies", "verdicts", "proxies", "delegation"))
 
 
