@@ -65,11 +65,20 @@ def thread_group(tid: int) -> int:
 
 
 def identity(tid: int) -> tuple[int, str]:
-    """The effective user of a thread and the path of its program; (-1, "") when it is gone. proc_pid_exe(5)."""
+    """The effective user of a thread and the path of its program; (-1, "") when it is gone, "" where it is hidden.
+
+    Not the owner of /proc/TID, which is root where a program says so (PR_SET_DUMPABLE). proc_pid_status(5), _exe(5).
+    """
+    uid, executable = -1, ""
     try:
-        return os.stat(f"/proc/{tid}").st_uid, os.readlink(f"/proc/{tid}/exe")
+        for line in _read(f"/proc/{tid}/status").splitlines():
+            if line.startswith(b"Uid:"):
+                uid = int(line.split()[2])
+                break
+        executable = os.readlink(f"/proc/{tid}/exe")
     except OSError:
-        return -1, ""
+        pass
+    return uid, executable
 
 
 def relatives(tid: int) -> list[int]:

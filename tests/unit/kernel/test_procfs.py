@@ -157,3 +157,30 @@ def test_relatives_and_what_they_share() -> None:
             os.close(number)
     assert child not in procfs.relatives(os.getpid())
     assert procfs.relatives(child) == []
+
+
+def test_who_a_process_is() -> None:
+    assert procfs.identity(ME) == (os.geteuid(), os.path.realpath("/proc/self/exe"))
+    assert procfs.identity(NOBODY) == (-1, "")
+
+
+@pytest.mark.root
+def test_who_has_become_another_user_is_not_root() -> None:
+    """setuid(2) makes a process hide its memory, and /proc then says that it is root's: prctl(2), PR_SET_DUMPABLE."""
+    told, tell = os.pipe()
+    stay, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(12345)
+        os.write(tell, b"x")
+        os.read(stay, 1)
+        os._exit(0)
+    try:
+        os.read(told, 1)
+        assert os.stat(f"/proc/{child}").st_uid == 0
+        assert procfs.identity(child)[0] == 12345
+    finally:
+        os.write(go, b"x")
+        os.waitpid(child, 0)
+        for number in (told, tell, stay, go):
+            os.close(number)
