@@ -166,6 +166,8 @@ async def test_only_administrators_kill(connect: Connect, switch: FakeSwitch) ->
         (vservice("a"), vservice("b"), ["spec", "ips", 0], "b and a cannot both have port 80 of 10.1.0.100"),
         (vservice("a", ips=["fd00::1"], ports=[1, 2, 3]), vservice("b", ips=["10.0.0.1", "fd00::01"], ports=[3, 4, 1]),
          ["spec", "ips", 1], "b and a cannot both have ports 3, 1 of fd00::1"),
+        (vservice("a", ports=[80, 81], external=True), vservice("b", ips=["10.1.0.9"], ports=["81:8081"], external=True),
+         ["spec", "ports"], "b and a cannot both have port 81 of the node"),
         (reference("r", network="10.1.0.100"), vservice(), ["spec", "ips", 0], "the reference r"),
         (vservice(), reference("r", network="10.1.0.100"), ["spec", "network"], "the vservice web"),
         (reference("web"), vservice(), ["metadata", "name"], "the name of a reference"),

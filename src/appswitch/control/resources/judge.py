@@ -65,6 +65,8 @@ class Judge:
             for reference in self._catalog.references_at(alone(ip)):
                 raise _fault(["spec", "ips", number], f"{ip} is the network of the reference {reference.name}")
         self._check_name(new)
+        if new.external:
+            self._check_external_ports(new)
         try:
             found = loops.loop(new, loops.With(self._catalog, new))
         except loops.TooManyError:
@@ -81,6 +83,16 @@ class Judge:
                 shared.setdefault(other.name, []).append(one.port)
         if shared:
             raise invalid([_at(where, _both(new.name, name, ip, ports)) for name, ports in shared.items()])
+
+    def _check_external_ports(self, new: VService) -> None:
+        """Whatever addresses they have: for strangers it is the node's."""
+        mine = {one.port for one in new.ports}
+        for entry in self._catalog.entries("VService"):
+            other = entry.resource
+            if isinstance(other, VService) and other.external and other.name != new.name:
+                shared = [one.port for one in other.ports if one.port in mine]
+                if shared:
+                    raise _fault(["spec", "ports"], _both(new.name, other.name, "the node", shared))
 
     def _check_name(self, new: VService | Reference) -> None:
         for other in self._catalog.named(new.name):
