@@ -31,6 +31,7 @@ from appswitch.routing.balance import Balancer
 from appswitch.routing.table import Endpoint, Member, Table
 
 DEPTH = 8  # of vservices behind vservices: loops are refused where they are made, and end here
+MOST = 16384  # backends that are looked at for one decision, with what they stand for: some ten milliseconds
 _HASHED = ("RingHash", "Maglev")
 ip_bytes = functools.lru_cache(1 << 16)(parse_ip)  # only what is configured comes here
 
@@ -105,6 +106,22 @@ class Cluster:
     def default(self) -> Route:
         """For what no other route matches, and for who did not say anything in time."""
         return self.routes[-1]
+
+
+class _Search:
+    """What has been looked at for one decision, and how deep it is in vservices behind vservices."""
+
+    __slots__ = ("depth", "seen", "work")
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.work = 0
+        self.seen: set[int] = set()  # clusters, by identity
+
+    def spent(self) -> bool:
+        """One more step; whether it is one too many."""
+        self.work += 1
+        return self.work > MOST
 
 
 @dataclass(slots=True)
@@ -200,21 +217,36 @@ class Clusters:
 
     # -- backends
 
-    def upstreams(self, specs: tuple[BackendSpec, ...], port: int, table: Table, depth: int = 0) -> Iterator[Upstream]:
-        """What backends stand for now; those that nobody matches yet are left out. ``port``: where they say none."""
-        for spec in specs:
-            yield from self._upstreams_of(spec, spec.port or port, table, depth)
+    def upstreams(self, specs: tuple[BackendSpec, ...], port: int, table: Table) -> Iterator[Upstream]:
+        """What backends stand for now; those that nobody matches yet are left out. ``port``: where they say none.
 
-    def _upstreams_of(self, spec: BackendSpec, port: int, table: Table, depth: int) -> Iterator[Upstream]:
+        A vservice behind several others is looked at once: n backends on each of `DEPTH` levels would be n ** `DEPTH`.
+        """
+        return self._expand(specs, port, table, _Search())
+
+    def _expand(self, specs: tuple[BackendSpec, ...], port: int, table: Table, search: _Search) -> Iterator[Upstream]:
+        for spec in specs:
+            for upstream in self._upstreams_of(spec, spec.port or port, table, search):
+                if search.spent():
+                    return
+                yield upstream
+            if search.spent():
+                return
+
+    def _upstreams_of(self, spec: BackendSpec, port: int, table: Table, search: _Search) -> Iterator[Upstream]:
         if spec.external:
             address = _outside(spec.external)
             yield Upstream(address, None, (), spec, address)
             return
         inner = self._inner(spec, port)
-        if inner and depth < DEPTH:
+        if inner and search.depth < DEPTH:
             for cluster in inner:
-                target = cluster.port.target if cluster.port is not None else port
-                yield from self.upstreams(cluster.default.backends, target, table, depth + 1)
+                if id(cluster) not in search.seen:
+                    search.seen.add(id(cluster))
+                    target = cluster.port.target if cluster.port is not None else port
+                    search.depth += 1
+                    yield from self._expand(cluster.default.backends, target, table, search)
+                    search.depth -= 1
             return
         for member, ip in _members(spec, table):
             there = tuple(e for e in table.by_app.get((member.id, port), ()) if _reached(e, ip))

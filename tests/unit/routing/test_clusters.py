@@ -6,7 +6,7 @@ import pytest
 
 from appswitch.address import ANY4, LOOPBACK4, Address, ip_bytes
 from appswitch.resources import BackendSpec, L7Route, Outlier, Reference, ServicePort, VService
-from appswitch.routing.clusters import DEPTH, Clusters, Upstream
+from appswitch.routing.clusters import DEPTH, MOST, Clusters, Upstream
 from appswitch.routing.table import Endpoint, Labels, Member, Table
 
 VIP, ONE, TWO = "10.1.0.100", "10.1.0.1", "10.1.0.2"
@@ -176,6 +176,22 @@ def test_a_loop_of_vservices_ends(clusters: Clusters, apps: Apps) -> None:
     clusters.put(service("b", "10.1.0.102", ((80, 80),), backends=(BackendSpec(name="a"),)))
     assert upstreams(clusters, apps, "10.1.0.101:80") == []
     assert DEPTH < 100
+
+
+def test_vservices_behind_vservices_do_not_multiply(clusters: Clusters, apps: Apps) -> None:
+    apps.listen(apps.run(1, ONE), 80)
+    for level in range(DEPTH):  # 8 ** 8 ways, and one backend
+        behind = BackendSpec(ip=ONE) if level == DEPTH - 1 else BackendSpec(name=f"level-{level + 1}")
+        clusters.put(service(f"level-{level}", f"10.1.0.{100 + level}", ((80, 80),), backends=(behind,) * 8))
+    found = upstreams(clusters, apps, "10.1.0.100:80")
+    assert {upstream.key for upstream in found} == {at(f"{ONE}:80")}
+    assert len(found) == 8
+
+
+def test_what_is_looked_at_for_one_decision_is_bounded(clusters: Clusters, apps: Apps) -> None:
+    apps.listen(apps.run(1, ONE), 80)
+    clusters.put(service(ports=((80, 80),), backends=(BackendSpec(ip=ONE),) * 2 * MOST))
+    assert 0 < len(upstreams(clusters, apps, f"{VIP}:80")) <= MOST
 
 
 # --- what lasts -----------------------------------------------------------------------------------------------------
