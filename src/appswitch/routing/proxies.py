@@ -55,6 +55,10 @@ class Proxies:
         self._policies.clear()
         self._redirecting.reset()
 
+    def needs_process(self, client: End) -> bool:
+        """Whether which proxy it is may depend on the process: as `Policies.needs_process`."""
+        return self._redirecting.needs_process(client)
+
     def by_policy(self, client: End, server: End, port: int, attributes: Attributes | None) -> Policy | bool | None:
         """The policy that redirects a connection, None, or True: its first bytes have to be known."""
         if not self._policies:

@@ -137,7 +137,8 @@ class Flows:
 
     def _client(self, app: App, source: bytes, tid: int) -> End:
         end = app.end(source)
-        if not self._world.policies.needs_process(end):
+        policies, proxies = self._world.policies, self._world.proxies
+        if not policies.needs_process(end) and not (proxies and proxies.needs_process(end)):
             return end
         uid, executable = procfs.identity(tid)
         return end._replace(uid=uid, executable=executable)

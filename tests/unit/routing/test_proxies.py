@@ -182,3 +182,12 @@ def test_a_listener_takes_the_families_that_its_socket_can_tell(world: World) ->
     proxy = Proxy(name="p", listener="both:9")
     assert accepting(proxy, world.table, VIP) == (v4, dual)
     assert accepting(proxy, world.table, ip_bytes("fd00::1")) == (v6, dual)
+
+
+def test_a_policy_may_redirect_single_programs_only(world: World) -> None:
+    world.proxies.put(Proxy(name="envoy", listener="envoy:15001"))
+    assert not world.proxies.needs_process(CLIENT)
+    world.redirect(from_=(Selector(executables=("/usr/bin/curl",)),))
+    assert world.proxies.needs_process(CLIENT)
+    assert taken(world.route(client=CLIENT._replace(executable="/usr/bin/curl"))) == ("envoy", True)
+    assert isinstance(world.route(client=CLIENT._replace(executable="/usr/bin/wget")), Local)

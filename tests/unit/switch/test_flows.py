@@ -12,9 +12,10 @@ from appswitch.address import LOOPBACK4, LOOPBACK6, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import AppSpec
-from appswitch.resources import BackendSpec, L7Route, Policy, ServicePort, VService
+from appswitch.resources import BackendSpec, L7Route, Policy, Selector, ServicePort, VService
 from appswitch.routing.clusters import Clusters
 from appswitch.routing.policy import Policies
+from appswitch.routing.proxies import Proxies
 from appswitch.routing.route import Balanced, Deny, Local, Outside, World
 from appswitch.routing.table import Endpoint, Member, Table
 from appswitch.switch import flows as module
@@ -248,3 +249,13 @@ def test_where_a_policy_looks_at_first_bytes_each_connection_is_asked_about(worl
     path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
     secret = flows.choose(path, path.flow._replace(attributes={"http.path": "/api/secret"}))
     assert secret == Deny(errno.EACCES, "no") if not dry_run else secret.dry_run == ("no",)  # type: ignore[union-attr]
+
+
+def test_a_program_is_looked_up_where_a_policy_redirects_only_its_connections(table: Table) -> None:
+    proxies = Proxies()
+    flows = Flows(World(table, Clusters(), Policies(), proxies), NODE)
+    raw = sockaddr.encode(AF_INET, Address(SERVER, 80))
+    assert flows.find(app(), AF_INET, raw, TID).flow.client.executable is None
+    proxies.put_policy(Policy(name="p", action="allow", proxy="x", from_=(Selector(uids=(os.geteuid(),)),)))
+    table.changed()
+    assert flows.find(app(), AF_INET, raw, TID).flow.client.uid == os.geteuid()
