@@ -18,8 +18,8 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.delegate import messages
 from appswitch.delegate.errors import Reason
+from appswitch.delegate.metadata import MAX_CHAIN, Metadata
 from appswitch.delegate.metadata import App as AppEnd
-from appswitch.delegate.metadata import Metadata
 from appswitch.resources import Proxy
 from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 GUESTS = 256  # connections to the endpoint, of all users
+USERS_GUESTS = 64  # of one who is no administrator: the endpoint is open to everybody
 PEEKED = 4096  # first bytes that are told
 
 
@@ -57,10 +58,18 @@ class Endpoint:
         except OSError:
             return
         connection.setblocking(False)
-        if len(self._peers) >= GUESTS:
-            connection.close()
-            return
-        self._peers.add(Guest(self._switch, self, connection))
+        guest = Guest(self._switch, self, connection)
+        self._peers.add(guest)
+        if not self._has_room(guest.uid):
+            guest.close()
+
+    def _has_room(self, uid: int) -> bool:
+        if len(self._peers) > GUESTS:
+            return False
+        return self._is_admin(uid) or sum(peer.uid == uid for peer in self._peers) <= USERS_GUESTS
+
+    def _is_admin(self, uid: int) -> bool:
+        return uid in (0, self._own_uid)
 
     # -- handing over
 
@@ -123,9 +132,13 @@ class Endpoint:
         proxy = self._switch.proxies.by_name.get(name)
         if proxy is None or proxy.listener:
             return messages.Refused(Reason.UNKNOWN, f"no proxy {name} is configured for this endpoint")
-        if peer.uid not in (0, self._own_uid, proxy.uid):
+        if not self._may_lead(peer.uid, proxy):
             return messages.Refused(Reason.PERMISSION, f"the proxy {name} is another user's")
         return None
+
+    def _may_lead(self, uid: int, proxy: Proxy) -> bool:
+        """Whether a user may be this proxy, or give it connections: those it makes for them are in its owner's name."""
+        return self._is_admin(uid) or uid == proxy.uid
 
     def answered(self, name: str, pending: Pending, verdict: messages.Verdict) -> bool:
         """Carry it out. Whether the proxy has the connection from now on."""
@@ -173,10 +186,17 @@ class Endpoint:
         self._switch.holding.refuse(pending.fd, pending.held, pending.verdict, error, f"proxy {name}")
 
     def _hand_on(self, pending: Pending, name: str, wanted: str) -> None:
-        """To the proxy that was named, or the next one of the chain; without one it goes on directly."""
+        """To the proxy that was named, or the next one of the chain; without one it goes on directly.
+
+        One that is another user's is none.
+        """
         flow = pending.held.flow._replace(had=(*pending.held.flow.had, name))
         proxies = self._switch.proxies
-        first = proxies.by_name[name].next if name in proxies.by_name else ""
+        own, other = proxies.by_name.get(name), proxies.by_name.get(wanted)
+        first = own.next if own is not None else ""
+        if own is None or len(flow.had) > MAX_CHAIN or (other is not None and not self._may_lead(own.uid, other)):
+            self._go_on(pending, flow._replace(direct=True))
+            return
         app = self._switch.apps.get(flow.client.app_id)
         uid = app.spec.uid if app is not None else -1
         proxy = proxies.first(wanted or first, flow.client, uid, flow.attributes or {}, flow.had)
@@ -222,6 +242,9 @@ class Endpoint:
         proxy = self._switch.proxies.by_name.get(metadata.proxy)
         if proxy is None or proxy.listener:
             peer.refuse(Reason.UNKNOWN, f"no proxy {metadata.proxy} takes offers")
+            return
+        if not self._may_lead(peer.uid, proxy):
+            peer.refuse(Reason.PERMISSION, f"the proxy {proxy.name} is another user's")
             return
         if not all(_is_stream(fd) for fd in descriptors):
             peer.refuse(Reason.MALFORMED, "what came is no stream socket")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _UCRED = struct.Struct("=iII")
 MAX_SENT = 16  # descriptors with one packet that are received, and closed where they are too many
 PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
+TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
 UNSENT = 1024  # connections that a proxy may be behind with reading; more have failed
 
 
@@ -49,7 +50,7 @@ class Guest:
         self.name = ""  # of a proxy
         self.capacity = 0  # 0: no limit
         self.pending: dict[int, Pending] = {}
-        self._taken: set[int] = set()
+        self._taken: dict[int, None] = {}
         self._endpoint = endpoint
         self._loop = switch.loop
         self._log = switch.log
@@ -152,7 +153,7 @@ class Guest:
             case messages.Verdict() if self.name:
                 self._verdict(message)
             case messages.Done() if self.name:
-                self._taken.discard(message.connection)
+                self._taken.pop(message.connection, None)
             case messages.Offer() if not self.name and not self._offered:
                 self._offered = True
                 self._forget_patience()
@@ -177,7 +178,9 @@ class Guest:
         if pending.timer is not None:
             pending.timer.cancel()
         if self._endpoint.answered(self.name, pending, message):
-            self._taken.add(message.connection)
+            self._taken[message.connection] = None
+            if len(self._taken) > TAKEN:
+                del self._taken[next(iter(self._taken))]
 
     def _flush(self) -> None:
         if self._connection.fileno() < 0:
