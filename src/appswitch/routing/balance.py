@@ -160,4 +160,7 @@ class Balancer:
         """The ladder once more without the excluded: another locality, another priority, at last who is ejected."""
         rest = tuple(candidate for candidate in candidates if candidate.key not in exclude)
         pool = self._ladder(rest, locality)
-        return self._picker.pick(pool, draw, key, ()) if isinstance(pool, Pool) else pool
+        if not isinstance(pool, Pool):
+            return pool
+        pool.once = True  # a table for each of many that fail, one after the other, would be seconds
+        return self._picker.pick(pool, draw, key, ())

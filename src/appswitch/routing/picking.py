@@ -159,6 +159,9 @@ class Hashed:
         """As `Picker`."""
         if not key:
             return Random().pick(pool, draw, key, exclude)
+        if pool.once:
+            owner = rendezvous(digest(key), [candidate.key for candidate in pool.usable])
+            return next(candidate for candidate in pool.usable if candidate.key == owner)
         found = pool.memo
         if not isinstance(found, _Owned):
             found = pool.memo = _Owned(self._table(pool), pool)

@@ -28,13 +28,14 @@ NO_ROOM = NoRoom()
 class Pool:
     """Backends as good as each other: of one priority and, where the client's has any, of one locality."""
 
-    __slots__ = ("members", "memo", "records", "usable")
+    __slots__ = ("members", "memo", "once", "records", "usable")
 
     def __init__(self, members: tuple[Candidate, ...], usable: tuple[Candidate, ...], records: list[Record]) -> None:
         self.members = members  # whether they are usable or not: consistent hashing passes over the others
         self.usable = usable
         self.records = records  # of the usable ones, in their order
         self.memo: object = None  # what the algorithm makes of it
+        self.once = False  # it is for one choice: nothing that takes long is made of it
 
     def without(self, exclude: Collection[Hashable]) -> Pool | None:
         """The pool but for these; None if nobody is left."""

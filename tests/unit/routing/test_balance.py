@@ -467,3 +467,22 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("lbtype", ["RingHash", "Maglev"])
+def test_no_table_is_made_for_each_of_many_that_fail(lbtype: LbType, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def make(members: picking.Members) -> picking.Table:
+        made.append(members)
+        return picking.Ring(members)
+
+    monkeypatch.setitem(picking.PICKERS, lbtype, lambda: picking.Hashed(make))
+    balancer = Balancer(lbtype, Outlier(consecutive_failures=0), Limits())
+    candidates = tuple(Candidate(("app", n), 1, 0 if n == 0 else 1, "", n) for n in range(20))
+    tried: set[object] = set()
+    for _ in candidates:
+        chosen = balancer.choose(candidates, now=0, draw=lambda _: 0, key=b"x", exclude=tried)
+        assert isinstance(chosen, Candidate)
+        tried.add(chosen.key)
+    assert (len(tried), len(made)) == (20, 1)
