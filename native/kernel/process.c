@@ -271,20 +271,20 @@ PyObject *k_epoll_add_at(ARGS) {
     return PyLong_FromLong(error);
 }
 
-/* signal_fd(numbers): a descriptor that is readable when one of the signals has come; every signal is blocked from now
- * on. One that is delivered while an ADDFD|SEND waits for the caller takes the descriptor back and leaves the reply:
- * the caller's accept(2) or socket(2) would return 0 (seccomp_notify_addfd() in kernel/seccomp.c). signalfd(2). */
+/* signal_fd(one, other): a descriptor that is readable when one of the signals has come; every signal is blocked from
+ * now on. One that is delivered while an ADDFD|SEND waits for the caller takes the descriptor back and leaves the
+ * reply: the caller's accept(2) or socket(2) would return 0 (seccomp_notify_addfd() in kernel/seccomp.c). signalfd(2).
+ */
 PyObject *k_signal_fd(ARGS) {
     sigset_t all, wanted;
     sigfillset(&all);
     sigemptyset(&wanted);
-    for (Py_ssize_t i = 0; i < nargs; i++) {
-        int number;
-        if (as_int(args[i], &number) < 0) {
-            return NULL;
-        }
-        sigaddset(&wanted, number);
+    int one, other;
+    if (arity("signal_fd", nargs, 2) < 0 || as_int(args[0], &one) < 0 || as_int(args[1], &other) < 0) {
+        return NULL;
     }
+    sigaddset(&wanted, one);
+    sigaddset(&wanted, other);
     if (sigprocmask(SIG_BLOCK, &all, NULL) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }

@@ -141,8 +141,8 @@ def open_elsewhere(fd: Fd, /) -> bool:
 def epoll_add_at(pidfd: _Fd, epoll: int, number: int, fd: _Fd, events: int, data: int, /) -> int:
     """EPOLL_CTL_ADD ``fd`` to another process' ``epoll`` as if it stood at ``number`` there. 0 or errno."""
 
-def signal_fd(*numbers: int) -> Fd:
-    """Readable when one of these signals has come. Every signal is blocked from now on. signalfd(2). Raises OSError."""
+def signal_fd(one: int, other: int, /) -> Fd:
+    """Readable when one of the two signals has come; all are blocked from now on. signalfd(2). Raises OSError."""
 
 # sock_diag(7)
 def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]]:

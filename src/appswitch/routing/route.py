@@ -133,11 +133,13 @@ def route(flow: Flow, world: World) -> Verdict:
 
 def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, proxies: Proxies) -> Verdict:
     """The same, or `Delegate` where a proxy is to have the connection."""
-    server, port, cluster = _addressed(verdict, world)
-    if server.app_id and server.app_id == flow.client.app_id:
+    servers, cluster = _addressed(verdict, world)
+    if all(server.app_id and server.app_id == flow.client.app_id for server, _ in servers):
         return verdict
-    policy = proxies.by_policy(flow.client, server, port, flow.attributes)
-    if policy is True:
+    # Whichever backend it will be: one that must not be reached without its proxy is not.
+    found = [proxies.by_policy(flow.client, server, port, flow.attributes) for server, port in servers]
+    policy = next((one for one in found if one is not None), None)
+    if True in found:
         return Delegate(None, (), False, verdict.to, verdict, Peek(), verdict.dry_run)
     member = world.table.members.get(flow.client.app_id)
     name = policy.proxy if isinstance(policy, Policy) else cluster.proxy or (member.proxy if member else "")
@@ -146,21 +148,22 @@ def by_proxy(flow: Flow, verdict: Local | Balanced | Outside, world: World, prox
         return Delegate(None, (), False, verdict.to, verdict, proxies.by_name[name].peek, verdict.dry_run)
     if not isinstance(proxy, Proxy):
         return verdict
-    server_side = isinstance(policy, Policy) and policy.direction == "ingress" and bool(server.app_id)
+    inside = all(server.app_id for server, _ in servers)
+    server_side = isinstance(policy, Policy) and policy.direction == "ingress" and inside
     there = accepting(proxy, world.table, verdict.to.ip)
     return Delegate(proxy, there, server_side, verdict.to, verdict, None, verdict.dry_run)
 
 
-def _addressed(verdict: Local | Balanced | Outside, world: World) -> tuple[End, int, Cluster]:
-    """Who is connected to: of several backends the first."""
+def _addressed(verdict: Local | Balanced | Outside, world: World) -> tuple[list[tuple[End, int]], Cluster]:
+    """Who may be connected to, and at which port."""
     match verdict:
         case Local(endpoints=endpoints, to=to):
-            return _server_end(world.table.members.get(endpoints[0].app_id), to.ip, PLAIN), to.port, PLAIN
+            apps = dict.fromkeys(endpoint.app_id for endpoint in endpoints)
+            return [(_server_end(world.table.members.get(one), to.ip, PLAIN), to.port) for one in apps], PLAIN
         case Balanced(cluster=cluster, upstreams=upstreams):
-            first = upstreams[0]
-            return _server_end(first.member, first.address.ip, cluster), first.address.port, cluster
+            return [(_server_end(u.member, u.address.ip, cluster), u.address.port) for u in upstreams], cluster
         case Outside(to=to):
-            return _server_end(None, to.ip, PLAIN), to.port, PLAIN
+            return [(_server_end(None, to.ip, PLAIN), to.port)], PLAIN
 
 
 def directly(flow: Flow, world: World) -> Verdict:

@@ -149,5 +149,6 @@ class Flows:
             return Home(app.nameservers[to.ip])
         verdict = route(flow, self._world)
         if is_loopback(to.ip) and to.port in app.host_ports and verdict == REFUSED:
-            return outside(flow, Address(to.ip, app.host_ports[to.port]), self._world)
+            # Named one by one, so the app's own egress rules do not matter.
+            return outside(flow._replace(leave=Leave()), Address(to.ip, app.host_ports[to.port]), self._world)
         return verdict

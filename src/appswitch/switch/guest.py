@@ -25,6 +25,7 @@ _UCRED = struct.Struct("=iII")
 MAX_SENT = 16  # descriptors with one packet that are received, and closed where they are too many
 PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
 TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
+UNANSWERED = 1024  # connections that a proxy may have without an answer, whatever its capacity
 UNSENT = 1024  # connections that a proxy may be behind with reading; more have failed
 
 
@@ -69,7 +70,9 @@ class Guest:
     def full(self) -> bool:
         """Whether it gets no more for the moment."""
         busy = len(self.pending) + len(self._taken)
-        return len(self._unsent) >= UNSENT or bool(self.capacity and busy >= self.capacity)
+        if len(self._unsent) >= UNSENT or len(self.pending) >= UNANSWERED:
+            return True
+        return bool(self.capacity and busy >= self.capacity)
 
     def hand_over(self, number: int, metadata: Metadata, descriptors: Sequence[Fd]) -> None:
         """Ask it about a connection."""

@@ -17,6 +17,7 @@ from appswitch.model import AppSpec, FlowRow
 from appswitch.resources import BackendSpec, Reference, ServicePort, VService
 from appswitch.routing.clusters import Clusters
 from appswitch.routing.policy import Policies
+from appswitch.routing.proxies import Proxies
 from appswitch.routing.route import Balanced, Flow, Verdict, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
@@ -112,7 +113,8 @@ class FakeSwitch:
         self.table = Table()
         self.clusters = Clusters()
         self.policies = Policies()
-        self.world = World(self.table, self.clusters, self.policies)
+        self.proxies = Proxies()
+        self.world = World(self.table, self.clusters, self.policies, self.proxies)
         datagrams = Table()
         self.datagrams = Named(table=datagrams, world=World(datagrams, None, self.policies))
         self.node_ips = {4: ip_bytes("192.0.2.1")}
@@ -141,7 +143,7 @@ class FakeSwitch:
         assert n > 0
         return 0
 
-    def offer(self, _service: Service, arrival: Arrival) -> bool:
+    def offer(self, _service: Service, arrival: Arrival, patient: bool = False) -> bool:
         if self.room:
             self.offered.append(arrival)
         return self.room
