@@ -12,7 +12,28 @@ if TYPE_CHECKING:
 
 
 def configure(switch: Switch, message: wire.Configure) -> None:
-    """Apply a change, and let everything be decided anew."""
+    """Take a part of the configuration; with its last one apply all, and let everything be decided anew.
+
+    Calls are decided between two parts: by what was configured before, never by the first few of the new policies.
+    """
+    if message.reset:
+        switch.configuring.clear()  # the rest of another one never came
+    switch.configuring.append(message)
+    if not message.done:
+        return
+    parts, switch.configuring = switch.configuring, []
+    for part in parts:
+        _apply(switch, part)
+    switch.table.changed()
+    switch.datagrams.table.changed()
+    switch.census.regularly()  # after a restart limits hold from the first connection on
+    switch.gates.reconcile()
+    if switch.delegation.endpoint is not None:
+        switch.delegation.endpoint.reconcile()
+    switch.early.begin()
+
+
+def _apply(switch: Switch, message: wire.Configure) -> None:
     clusters, policies = switch.clusters, switch.policies
     if message.reset:
         clusters.clear()
@@ -35,14 +56,6 @@ def configure(switch: Switch, message: wire.Configure) -> None:
             switch.delegation.forget(name)
         else:
             clusters.remove(kind, name)
-    switch.table.changed()
-    switch.datagrams.table.changed()
-    if message.done:
-        switch.census.regularly()  # after a restart limits hold from the first connection on
-        switch.gates.reconcile()
-        if switch.delegation.endpoint is not None:
-            switch.delegation.endpoint.reconcile()
-        switch.early.begin()
 
 
 def _put_policy(switch: Switch, policy: Policy) -> None:
