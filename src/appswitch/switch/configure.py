@@ -22,6 +22,8 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     if not message.done:
         return
     parts, switch.configuring = switch.configuring, []
+    if parts[0].reset:
+        _forget_others(switch, parts)
     for part in parts:
         _apply(switch, part)
     switch.table.changed()
@@ -33,12 +35,18 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.early.begin()
 
 
+def _forget_others(switch: Switch, parts: list[wire.Configure]) -> None:
+    """What a whole configuration does not mention. The rest is mostly as it was, and then costs next to nothing."""
+    switch.clusters.retain(
+        {("VService", one.name) for part in parts for one in part.vservices}
+        | {("Reference", one.name) for part in parts for one in part.references}
+    )
+    switch.policies.retain({one.name for part in parts for one in part.policies})
+    switch.proxies.clear()
+
+
 def _apply(switch: Switch, message: wire.Configure) -> None:
     clusters, policies = switch.clusters, switch.policies
-    if message.reset:
-        clusters.clear()
-        policies.reset()
-        switch.proxies.clear()
     for policy in message.policies:
         _put_policy(switch, policy)
     for proxy in message.proxies:

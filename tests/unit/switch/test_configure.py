@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.switch.fake import FakeSwitch, Named
 
 from appswitch import wire
-from appswitch.resources import Policy
+from appswitch.resources import BackendSpec, Policy, ServicePort, VService
 from appswitch.routing.proxies import Proxies
 from appswitch.switch.configure import configure
 
@@ -50,6 +51,26 @@ def test_one_that_never_became_whole_is_forgotten(switch: Any) -> None:
     configure(switch, wire.Configure(seq=1, reset=True, policies=(OTHER,)))
     assert names(switch) == {"other"}
     assert switch.configuring == []
+
+
+def test_what_a_balancer_knows_outlives_a_new_control(fake: FakeSwitch, switch: Any) -> None:
+    service = VService(name="web", ips=("10.9.0.1",), ports=(ServicePort(80, 80),), backends=(BackendSpec(name="x"),))
+    gone = VService(name="old", ips=("10.9.0.2",), ports=(ServicePort(80, 80),), backends=(BackendSpec(name="x"),))
+    configure(switch, wire.Configure(seq=1, reset=True, vservices=(service, gone), policies=(NOBODY,)))
+    balancer = fake.clusters.by_name["VService", "web"][0].default.balancer
+    configure(switch, wire.Configure(seq=2, reset=True, vservices=(service,)))
+    assert set(fake.clusters.by_name) == {("VService", "web")}
+    assert fake.clusters.by_name["VService", "web"][0].default.balancer is balancer
+    assert names(switch) == set()
+
+
+def test_an_address_that_moves_is_no_strangers_any_more(fake: FakeSwitch, switch: Any) -> None:
+    one = VService(name="one", ips=("10.9.0.1",), ports=(ServicePort(80, 80),), backends=(), external=True)
+    configure(switch, wire.Configure(seq=1, reset=True, vservices=(one,)))
+    assert fake.clusters.external
+    other = msgspec.structs.replace(one, name="another", external=False)
+    configure(switch, wire.Configure(seq=2, reset=True, vservices=(other, msgspec.structs.replace(one, ips=()))))
+    assert not fake.clusters.external
 
 
 def test_a_change_is_one_part(switch: Any) -> None:
