@@ -111,6 +111,7 @@ class Switch:
         self.strays = Strays(self)
         self.nameservers = NameServers(self, self.config.dns) if self.config.dns is not None else None
         self.parking = Parking(loop, journal)
+        self.parking.on_fault = lambda call, problem: self.fault("wait", call.app, problem)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
         self.gates = Gates(self)
