@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import NamedTuple
@@ -154,6 +154,8 @@ class Clusters:
                     self.by_address[Address(ip, cluster.port.port)] = cluster
                     if cluster.external:
                         self.external[Address(ip, cluster.port.port)] = cluster
+                    else:  # it may have been another's, who is told later that it is not any more
+                        self.external.pop(Address(ip, cluster.port.port), None)
         else:
             size, bits, network = _network(resource.network)
             ports = self._networks.setdefault((size, bits), {}).setdefault(network, {})
@@ -190,7 +192,11 @@ class Clusters:
 
     def clear(self) -> None:
         """Forget everything."""
-        for kind, name in list(self._sources):
+        self.retain(frozenset())
+
+    def retain(self, names: Collection[tuple[str, str]]) -> None:
+        """Forget all but those of these kinds and names."""
+        for kind, name in [one for one in self._sources if one not in names]:
             self.remove(kind, name)
 
     def find(self, to: Address) -> Cluster | None:

@@ -7,7 +7,7 @@ The rules are in `resources.Policy`. A first question about a connection looks u
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Literal
 
@@ -59,6 +59,11 @@ class Policies:
         if rule is not None:
             self._drop(rule)
             self._changed()
+
+    def retain(self, names: Collection[str]) -> None:
+        """Remove all but those of these names."""
+        for name in [name for name in self._rules if name not in names]:
+            self.remove(name)
 
     def reset(self) -> None:
         """Remove all."""

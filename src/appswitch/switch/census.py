@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from appswitch import _kernel
 from appswitch.address import Address
+from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import BackendRow
 from appswitch.routing.balance import Row
 from appswitch.routing.clusters import Cluster, Route, Upstream
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 FRESH = 0.02  # seconds that a count is good for where a limit has been reached
 EVERY = 0.5  # seconds between counts where a balancer goes by them
-_LISTEN = 1 << 10
+SHARE = 10  # times as long as a count has taken, until the next one
+_SYN_SENT, _LISTEN = 1 << 2, 1 << 10
+
+Led = tuple[int, int | Address]  # the cluster that a connection went by; the app or the address that it led to
 
 
 class Census:
@@ -28,16 +33,18 @@ class Census:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
+        self.outbound: Counter[Led] = Counter()  # that the switch itself is making, for clients that it holds
         self._at = 0.0
+        self._pause = FRESH  # until the next count: with many connections one takes long, and the loop serves all
 
     def refresh(self, now: float) -> None:
         """A limit has been reached: look whether that is still so."""
-        if now - self._at >= FRESH:
+        if now - self._at >= self._pause:
             self._count()
 
     def regularly(self) -> None:
         """From the loop's timer."""
-        if self._switch.clusters.counted and time.monotonic() - self._at >= EVERY:
+        if self._switch.clusters.counted and time.monotonic() - self._at >= max(EVERY, self._pause):
             self._count()
 
     def rows(self) -> tuple[BackendRow, ...]:
@@ -53,18 +60,32 @@ class Census:
 
     def _count(self) -> None:
         self._at = time.monotonic()
-        counts = Counter(self._connections())
-        clusters, table = self._switch.clusters, self._switch.table
+        counts, table, clusters = Counter(self._connections()), self._switch.table, self._switch.clusters
+        limited = [cluster for cluster in clusters.all() if cluster.counted]
+        connecting = Counter(self._connecting()) + self.outbound if limited else Counter[Led]()
+        queued = self._pending() if any(cluster.limits.pending for cluster in limited) else {}
         for cluster in clusters.all():
-            queued = self._pending() if cluster.limits.pending else {}
             port = cluster.port.target if cluster.port is not None else 0
             for route in cluster.routes:
                 for upstream in clusters.upstreams(route.backends, port, table):
                     backend = upstream.member.id if upstream.member is not None else upstream.address
-                    waiting = queued.get((backend, upstream.address.port)) if queued else None
-                    route.balancer.set_active(upstream.key, counts[id(cluster), backend], waiting)
+                    pending = connecting[id(cluster), backend]
+                    if cluster.limits.pending:
+                        pending += queued.get((backend, upstream.address.port), 0)
+                    route.balancer.set_active(upstream.key, counts[id(cluster), backend], pending)
+        self._pause = max(FRESH, SHARE * (time.monotonic() - self._at))
 
-    def _connections(self) -> Iterator[tuple[int, int | Address]]:
+    def _connecting(self) -> Iterator[Led]:
+        """The same of connections that are being made: a client that does not wait says nothing of how that ended."""
+        switch = self._switch
+        for family in (AF_INET, AF_INET6):
+            for cookie, *_ in _kernel.dump_inet(family, 6, _SYN_SENT):
+                sock = switch.sockets.by_cookie.get(cookie)
+                cluster = switch.clusters.find(sock.peer) if sock is not None and sock.peer is not None else None
+                if sock is not None and cluster is not None and sock.actual:
+                    yield id(cluster), sock.peer_app or sockaddr.decode(sock.actual)
+
+    def _connections(self) -> Iterator[Led]:
         """The cluster that a connection went by, and the app or the outside address that it led to."""
         switch = self._switch
         for one in established(switch):

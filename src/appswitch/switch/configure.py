@@ -12,12 +12,41 @@ if TYPE_CHECKING:
 
 
 def configure(switch: Switch, message: wire.Configure) -> None:
-    """Apply a change, and let everything be decided anew."""
-    clusters, policies = switch.clusters, switch.policies
+    """Take a part of the configuration; with its last one apply all, and let everything be decided anew.
+
+    Calls are decided between two parts: by what was configured before, never by the first few of the new policies.
+    """
     if message.reset:
-        clusters.clear()
-        policies.reset()
-        switch.proxies.clear()
+        switch.configuring.clear()  # the rest of another one never came
+    switch.configuring.append(message)
+    if not message.done:
+        return
+    parts, switch.configuring = switch.configuring, []
+    if parts[0].reset:
+        _forget_others(switch, parts)
+    for part in parts:
+        _apply(switch, part)
+    switch.table.changed()
+    switch.datagrams.table.changed()
+    switch.census.regularly()  # after a restart limits hold from the first connection on
+    switch.gates.reconcile()
+    if switch.delegation.endpoint is not None:
+        switch.delegation.endpoint.reconcile()
+    switch.early.begin()
+
+
+def _forget_others(switch: Switch, parts: list[wire.Configure]) -> None:
+    """What a whole configuration does not mention. The rest is mostly as it was, and then costs next to nothing."""
+    switch.clusters.retain(
+        {("VService", one.name) for part in parts for one in part.vservices}
+        | {("Reference", one.name) for part in parts for one in part.references}
+    )
+    switch.policies.retain({one.name for part in parts for one in part.policies})
+    switch.proxies.clear()
+
+
+def _apply(switch: Switch, message: wire.Configure) -> None:
+    clusters, policies = switch.clusters, switch.policies
     for policy in message.policies:
         _put_policy(switch, policy)
     for proxy in message.proxies:
@@ -35,14 +64,6 @@ def configure(switch: Switch, message: wire.Configure) -> None:
             switch.delegation.forget(name)
         else:
             clusters.remove(kind, name)
-    switch.table.changed()
-    switch.datagrams.table.changed()
-    if message.done:
-        switch.census.regularly()  # after a restart limits hold from the first connection on
-        switch.gates.reconcile()
-        if switch.delegation.endpoint is not None:
-            switch.delegation.endpoint.reconcile()
-        switch.early.begin()
 
 
 def _put_policy(switch: Switch, policy: Policy) -> None:

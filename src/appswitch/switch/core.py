@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from appswitch import _kernel
+from appswitch import _kernel, wire
 from appswitch._kernel import Fd
 from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.attributes import shown
@@ -98,6 +98,7 @@ class Switch:
         }
         self.recovered = False  # some connections were made by an earlier switch
         self.early = Early(loop.on_fault)
+        self.configuring: list[wire.Configure] = []  # parts of a configuration whose last one has not come yet
         self.on_detach: Callable[[App], None] = lambda _app: None
         self._sweep_at = _MIN_GROWTH
         self.pick = _picker()
@@ -110,6 +111,7 @@ class Switch:
         self.strays = Strays(self)
         self.nameservers = NameServers(self, self.config.dns) if self.config.dns is not None else None
         self.parking = Parking(loop, journal)
+        self.parking.on_fault = lambda call, problem: self.fault("wait", call.app, problem)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
         self.gates = Gates(self)

@@ -28,6 +28,7 @@ _STREAM, _NONBLOCK = 1, 0o4000
 _SOL_SOCKET, _SO_REUSEADDR, _SO_REUSEPORT, _IPV6, _V6ONLY = 1, 2, 15, 41, 26
 _ON = b"\1\0\0\0"
 EXPECTED_LIMIT = 10_000  # connections of one app that are on their way
+RING_AGAIN = 0.1  # seconds until another bell where descriptors were short
 _LOOPBACK = {AF_INET: b"\x7f\x00\x00\x01", AF_INET6: bytes(15) + b"\1"}
 
 
@@ -57,6 +58,7 @@ class Doors:
         self._expected: dict[tuple[Address, Address], naming.Connection] = {}
         self._by_client: dict[int, deque[tuple[Address, Address]]] = {}
         self._exposed: dict[Address, list[Service]] = {}
+        self._unrung: set[int] = set()  # services that wait for a bell
 
     def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
         """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
@@ -145,11 +147,25 @@ class Doors:
     def ring(self, service: Service) -> None:
         """Wake whoever waits for the service. A full queue needs no bell: whoever empties it looks here as well."""
         if not service.rung:
-            bell = _kernel.socket(sockaddr.AF_UNIX, _STREAM | _NONBLOCK, 0)
+            try:
+                bell = _kernel.socket(sockaddr.AF_UNIX, _STREAM | _NONBLOCK, 0)
+            except OSError:  # no descriptors are left, and nobody else would ring for what is there now
+                self._ring_later(service)
+                return
             error = _kernel.connect_unix(bell, naming.bell(), service.name)
             service.rung = not error
             if error == errno.ECONNREFUSED:
                 self._on_dead(service)
+
+    def _ring_later(self, service: Service) -> None:
+        def again() -> None:
+            self._unrung.discard(service.id)
+            if service.returned or not all(door.armed for door in service.doors):
+                self.ring(service)
+
+        if service.id not in self._unrung:
+            self._unrung.add(service.id)
+            self._loop.after(RING_AGAIN, again)
 
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
         link = self._expected.pop((source, door.actual), None)

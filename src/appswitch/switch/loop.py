@@ -17,6 +17,7 @@ OnEvents = Callable[[int], None]
 OnNotification = Callable[[tuple[int, ...]], None]
 _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
 _TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
+CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
 
 
 class Timer:
@@ -46,6 +47,7 @@ class Loop:
         self._watched: dict[int, OnEvents] = {}
         self._notified: dict[int, OnNotification] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._crowded = CROWDED
         self._order = itertools.count()
         self._running = False
         self.on_fault: Callable[[Exception], None] = _raise
@@ -88,6 +90,10 @@ class Loop:
 
     def after(self, seconds: float, function: Callable[[], None]) -> Timer:
         """Call ``function`` once, ``seconds`` from now."""
+        if len(self._timers) >= self._crowded:  # of calls whose waits ended long before their time
+            self._timers[:] = [one for one in self._timers if one[2].function is not None]
+            heapq.heapify(self._timers)
+            self._crowded = 2 * len(self._timers) + CROWDED
         timer = Timer(time.monotonic() + seconds, function)
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer

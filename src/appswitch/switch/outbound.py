@@ -18,6 +18,7 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.resources import BackendSpec, Outlier
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.route import Balanced, Outside
+from appswitch.switch.census import Led
 from appswitch.switch.dial import Dial
 from appswitch.switch.held import Held, reset
 from appswitch.switch.loop import Timer
@@ -54,6 +55,7 @@ class Outbound:
         except OSError as problem:
             self._failed(problem.errno or errno.EMFILE)
             return
+        self._switch.census.outbound[self._led()] += 1
         self._where = sockaddr.encode(family, to)
         error = _kernel.connect(self._tcp, self._where)
         if error not in (0, errno.EINPROGRESS):
@@ -77,7 +79,14 @@ class Outbound:
             self._timer = None
         if tcp is not None:
             self._switch.loop.unwatch(tcp)
+            outbound, led = self._switch.census.outbound, self._led()
+            outbound[led] -= 1
+            if not outbound[led]:
+                del outbound[led]
         return tcp
+
+    def _led(self) -> Led:
+        return id(self._verdict.cluster) if isinstance(self._verdict, Balanced) else 0, self._to
 
     def _connected(self) -> None:
         tcp = self._stop()

@@ -45,6 +45,7 @@ class Parking:
         self._loop = loop
         self._journal = journal
         self.by_tid: dict[int, Parked] = {}
+        self.on_fault: Callable[[Call, Exception], Outcome] = _raise
         loop.every(SWEEP, self._sweep)
 
     def __len__(self) -> int:
@@ -96,6 +97,8 @@ class Parking:
         except Vanished:
             self.drop(parked)
             return
+        except Exception as problem:  # as for a call that does not wait: it fails, and everything else goes on
+            outcome = self.on_fault(parked.call, problem)
         if outcome is not None:
             self._finish(parked, outcome)
 
@@ -156,3 +159,7 @@ class Parking:
         for tid, parked in list(itertools.islice(self.by_tid.items(), SWEPT)):
             if self.waits(parked):
                 self.by_tid[tid] = self.by_tid.pop(tid)
+
+
+def _raise(_call: Call, problem: Exception) -> Outcome:
+    raise problem

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
 SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
+AGAIN = 0.1  # seconds until another look where descriptors were short
 SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
@@ -125,6 +126,8 @@ class Waiting:
 
     def _register(self, attempt: Attempt, raw: bytes, room: _ToRoom, client: Address, verdict: Wait) -> None:
         call, sock, now = attempt.call, attempt.sock, time.monotonic()
+        if room.source in self._guests:  # who had this port has closed his socket
+            self._dismiss(room.source)
         self._guests[room.source] = Guest(
             sock.app, sock.family, raw, call.tid, call.int32(0), room.cookie, client, room.user_timeout, now,
             now + verdict.seconds,
@@ -165,13 +168,17 @@ class Waiting:
             except (Failed, Vanished):
                 continue
             if not isinstance(path.verdict, Wait):
+                try:
+                    fd = _reusable(guest.family)
+                except OSError:  # no descriptors are left: this one and the others wait for some
+                    self._switch.loop.after(AGAIN, self._on_change)
+                    return
                 self._dismiss(source)
-                self._open(source, guest, path)
+                self._open(fd, source, guest, path)
 
-    def _open(self, source: Address, guest: Guest, path: Path) -> None:
+    def _open(self, fd: Fd, source: Address, guest: Guest, path: Path) -> None:
         """The room's end of the guest's connection: established when the guest is."""
         family = guest.family
-        fd = _reusable(family)
         where = sockaddr.encode(family, source)
         error = _kernel.bind(fd, sockaddr.encode(family, self._room(family))) or _kernel.connect(fd, where)
         if error not in (0, errno.EINPROGRESS):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.switch.fake import FakeSwitch, address
+from tests.unit.switch.fake import FakeSwitch, Named, address
 
+from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.model import BackendRow
 from appswitch.resources import BackendSpec, L7Route, Limits
@@ -134,3 +135,41 @@ def test_queues_are_counted_where_they_are_limited(fake: FakeSwitch, census: Cen
     assert cluster is not None
     upstream = next(iter(fake.clusters.upstreams((WEB,), 8080, fake.table)))
     assert cluster.default.balancer.pending(upstream.key) == 4
+
+
+def test_a_client_that_does_not_wait_leaves_no_pending_connection_behind(
+    fake: FakeSwitch, census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fake, limits=Limits(connections=2))
+    cluster = fake.clusters.find(address("10.9.0.1:80"))
+    assert cluster is not None
+    balancer, backend = cluster.default.balancer, address(OUTSIDE)
+    for _ in range(2):
+        balancer.started(backend)  # and nobody ever says what became of it
+    actual = sockaddr.encode(AF_INET, backend)
+    sock = Named(peer=address("10.9.0.1:80"), peer_app=None, actual=actual)
+    fake.sockets.by_cookie[7] = sock
+    connecting: list[tuple[int, ...]] = [(7, 0)]
+    monkeypatch.setattr(module._kernel, "dump_inet", lambda family, *_: connecting if family == AF_INET else [])
+    census.rows()
+    assert balancer.pending(backend) == 1
+    connecting.clear()
+    census.outbound[id(cluster), backend] += 2
+    census.rows()
+    assert balancer.pending(backend) == 2
+    census.outbound.clear()
+    census.rows()
+    assert balancer.pending(backend) == 0
+
+
+def test_a_count_that_takes_long_is_good_for_longer(
+    census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+    census.refresh(100.0)
+    assert kernel.asked == 1
+    census.refresh(census._at + module.SHARE - 0.1)
+    assert kernel.asked == 1
+    census.refresh(census._at + module.SHARE)
+    assert kernel.asked == 2

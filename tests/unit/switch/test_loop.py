@@ -273,6 +273,18 @@ def test_nobody_wakes_up_for_a_timer_that_was_cancelled(
     assert patiences == [2001]
 
 
+def test_timers_that_were_cancelled_do_not_pile_up(loop: Loop) -> None:
+    fired: list[int] = []
+    for number in range(4):
+        loop.after(0.001 * number, lambda number=number: fired.append(number))  # type: ignore[misc]
+        for _ in range(3 * module.CROWDED):
+            loop.after(1e9, lambda: None).cancel()
+    assert len(loop._timers) <= module.CROWDED + 10
+    loop.after(0.005, loop.stop)
+    loop.run()
+    assert fired == [0, 1, 2, 3]
+
+
 def test_a_timer_may_cancel_another_that_is_due(loop: Loop) -> None:
     loop.after(0, lambda: victim.cancel() or None)
     victim = loop.after(0, lambda: pytest.fail("it was cancelled"))

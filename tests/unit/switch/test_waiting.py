@@ -176,6 +176,40 @@ def test_an_app_has_so_many_guests_and_no_more(fake: FakeSwitch, room: Room, mon
     assert not room.waiting._by_app
 
 
+def test_a_port_that_comes_again_is_one_guest(fake: FakeSwitch, room: Room) -> None:
+    app = fake.app(1, "10.0.0.1")
+    room.connect(app)
+    ((source, guest),) = room.waiting._guests.items()
+    target: Any = Named(source=source, cookie=guest.cookie, user_timeout=bytes(4))
+    call: Any = Named(tid=1, int32=lambda _: 0)
+    verdict = Wait(guest.client, 30.0, "late")
+    room.waiting._register(room.attempts[0]._replace(call=call), guest.raw, target, guest.client, verdict)
+    assert len(room.waiting) == 1
+    assert room.waiting._by_app == {1: 1}
+
+
+def test_without_descriptors_nobody_is_forgotten(
+    fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = fake.app(1, "10.0.0.1")
+    for _ in range(3):
+        room.connect(app)
+    refusals = [2]
+    reusable = module._reusable
+
+    def short(family: int) -> Fd:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise OSError(errno.EMFILE, "too many")
+        return reusable(family)
+
+    monkeypatch.setattr(module, "_reusable", short)
+    monkeypatch.setattr(module, "AGAIN", 0.001)
+    room.come()
+    fake.run(lambda: len(fake.holding.settled) == 3)
+    assert len(room.waiting) == 0
+
+
 # -- blocking calls
 
 

@@ -1,0 +1,56 @@
+"""Bells: whoever polls a listener is told of what waits elsewhere, also when descriptors are short for a moment."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from tests.unit.switch.fake import FakeSwitch, Named
+
+from appswitch._kernel import Fd
+from appswitch.switch import doors as module
+from appswitch.switch.doors import Doors
+
+
+def test_a_bell_is_rung_when_there_are_descriptors_again(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: Any = Named(judges=False)
+    dead: list[object] = []
+    doors = Doors(fake.loop, [range(0)], lambda _service: None, dead.append, lambda _service: None, gates)
+    service = fake.listen(fake.app(1, "10.0.0.1"), 80)
+    arrival: Any = Named()
+    service.returned.append(arrival)
+    refusals, real = [3], module._kernel.socket
+
+    def short(*arguments: int) -> Fd:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise OSError(errno.EMFILE, "too many")
+        return real(*arguments)
+
+    monkeypatch.setattr(module._kernel, "socket", short)
+    monkeypatch.setattr(module._kernel, "connect_unix", lambda *_: 0)
+    monkeypatch.setattr(module, "RING_AGAIN", 0.001)
+    doors.ring(service)
+    doors.ring(service)
+    assert not service.rung
+    assert refusals == [1]
+    fake.run(lambda: service.rung)
+    assert not dead
+
+
+def test_no_bell_is_rung_for_what_was_taken_meanwhile(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: Any = Named(judges=False)
+    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates)
+    service = fake.listen(fake.app(1, "10.0.0.1"), 80)
+    asked: list[int] = []
+
+    def short(*_: int) -> Fd:
+        asked.append(1)
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(module._kernel, "socket", short)
+    monkeypatch.setattr(module, "RING_AGAIN", 0.001)
+    doors.ring(service)
+    fake.run(lambda: not doors._unrung)
+    assert asked == [1]
