@@ -188,9 +188,7 @@ def test_a_port_that_comes_again_is_one_guest(fake: FakeSwitch, room: Room) -> N
     assert room.waiting._by_app == {1: 1}
 
 
-def test_without_descriptors_nobody_is_forgotten(
-    fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_descriptors_nobody_is_forgotten(fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     app = fake.app(1, "10.0.0.1")
     for _ in range(3):
         room.connect(app)
