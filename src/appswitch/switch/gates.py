@@ -143,7 +143,7 @@ class Gates:
         def done(end: Fd, peeked: Peeked) -> None:
             self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
 
-        self._switch.peeking.start(fd, peek, done)
+        self._switch.peeking.start(fd, peek, done, stranger=True)
 
     def admit(self, fd: Fd, client: Address, to: Address) -> None:
         """A connection of a stranger to a virtual address."""

@@ -117,7 +117,7 @@ class Holding:
                 by_app[app_id] = left
             self._decide(end, held, peeked, peek)
 
-        self._switch.peeking.start(fd, peek, done)
+        self._switch.peeking.start(fd, peek, done, stranger=not app_id)
 
     def _decide(self, fd: Fd, held: Held, peeked: Peeked, peek: Peek) -> None:
         flow = held.flow._replace(attributes=l7.as_attributes(peeked))
