@@ -242,6 +242,14 @@ def _by_cluster(flow: Flow, cluster: Cluster, to: Address, world: World) -> Verd
     return Balanced(cluster, taken, usable, _candidates(usable), to, None, judged.dry_run)
 
 
+def forbidden(flow: Flow, upstream: Upstream, cluster: Cluster, world: World) -> Deny | None:
+    """What now denies a backend that was allowed when the connection began; who must be asked anew counts as denied."""
+    judged = _judge(flow, (upstream,), cluster, world)
+    if judged.undecided:
+        return REFUSED
+    return None if judged.allowed else _denied(judged)
+
+
 def _held(cluster: Cluster, judged: _Judged, to: Address) -> Balanced:
     return Balanced(cluster, cluster.default, judged.allowed, (), to, cluster.peek, judged.dry_run, not judged.waits)
 

@@ -14,7 +14,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.routing.balance import Candidate, NoRoom
 from appswitch.routing.clusters import Upstream
-from appswitch.routing.route import Balanced
+from appswitch.routing.route import Balanced, Deny, Flow, forbidden
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import FULL, GONE, Attempt, announce, by_door, local, refuse, source_of, tcp
 from appswitch.switch.flows import Path
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 class Dial:
     """What a connection has tried, and what is left. Keeps the balancer's accounts."""
 
-    def __init__(self, switch: Switch, verdict: Balanced, key: bytes, locality: str, families: tuple[int, ...]) -> None:
+    def __init__(
+        self, switch: Switch, flow: Flow, verdict: Balanced, key: bytes, locality: str, families: tuple[int, ...]
+    ) -> None:
         """``key``: what is hashed. ``families``: lengths of addresses outside that the client's socket can reach."""
         self._switch = switch
+        self._flow = flow
+        self._version = switch.table.version
         self.verdict = verdict
         self.balancer = verdict.route.balancer
         self._key = key
@@ -42,6 +46,20 @@ class Dial:
 
     def next(self) -> Upstream | None:
         """Who is tried next; None when there is nobody left: see ``error`` and ``rule``."""
+        while (upstream := self._next()) is not None:
+            # A backend may have its turn many seconds after the decision: it must be allowed then, too.
+            denial = None if self._version == self._switch.table.version else self._forbidden(upstream)
+            if denial is None:
+                self.current = upstream
+                self.balancer.started(upstream.key)
+                return upstream
+            self.error, self.rule = denial.error, denial.rule
+        return None
+
+    def _forbidden(self, upstream: Upstream) -> Deny | None:
+        return forbidden(self._flow, upstream, self.verdict.cluster, self._switch.world)
+
+    def _next(self) -> Upstream | None:
         now = time.monotonic()
         chosen = self._choose(now)
         if isinstance(chosen, NoRoom):
@@ -53,9 +71,7 @@ class Dial:
         if chosen is None:
             return None
         self._tried.add(chosen.key)
-        self.current = self.verdict.upstreams[chosen.index]
-        self.balancer.started(chosen.key)
-        return self.current
+        return self.verdict.upstreams[chosen.index]
 
     def _choose(self, now: float) -> Candidate | NoRoom | None:
         return self.balancer.choose(
@@ -148,7 +164,7 @@ def balanced(switch: Switch, attempt: Attempt, path: Path, verdict: Balanced) ->
     """Connect to a backend of a vservice."""
     sock = attempt.sock
     families = (4,) if sock.family == AF_INET else (16,) if sock.v6only else (4, 16)
-    dial = Dial(switch, verdict, path.source, zone_of(path.client.spec.labels), families)
+    dial = Dial(switch, path.flow, verdict, path.source, zone_of(path.client.spec.labels), families)
     source = source_of(sock, path)
     full: Service | None = None
     while (upstream := dial.next()) is not None:

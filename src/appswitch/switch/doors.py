@@ -21,7 +21,7 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch import naming
 from appswitch.switch.exposure import Opening
 from appswitch.switch.gates import BATCH, Gates
-from appswitch.switch.loop import Loop
+from appswitch.switch.loop import SHORT, Loop
 from appswitch.switch.services import Arrival, Door, Service
 
 _STREAM, _NONBLOCK = 1, 0o4000
@@ -210,6 +210,8 @@ class Doors:
         for _ in range(BATCH):
             accepted = _kernel.accept(door.fd)
             if isinstance(accepted, int):
+                if accepted in SHORT:
+                    self._loop.pause(door.fd)
                 return
             fd, raw = accepted
             source = sockaddr.decode(raw)

@@ -20,6 +20,7 @@ from appswitch.routing.l7 import Peeked, as_attributes
 from appswitch.routing.policy import End
 from appswitch.routing.route import Balanced, Delegate, Deny, Flow, Local, Verdict, by_proxy, route
 from appswitch.switch.held import Held, reset
+from appswitch.switch.loop import SHORT
 from appswitch.switch.services import Arrival, Service
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Gates:
         for _ in range(BATCH):
             accepted = _kernel.accept(listener)
             if isinstance(accepted, int):
+                if accepted in SHORT:
+                    self._switch.loop.pause(listener)
                 return
             fd, raw = accepted
             self.admit(fd, sockaddr.decode(raw), self._leads[key])
@@ -140,7 +143,7 @@ class Gates:
         def done(end: Fd, peeked: Peeked) -> None:
             self._judge(service, end, held._replace(flow=held.flow._replace(attributes=as_attributes(peeked))))
 
-        self._switch.peeking.start(fd, peek, done)
+        self._switch.peeking.start(fd, peek, done, stranger=True)
 
     def admit(self, fd: Fd, client: Address, to: Address) -> None:
         """A connection of a stranger to a virtual address."""

@@ -117,7 +117,7 @@ class Holding:
                 by_app[app_id] = left
             self._decide(end, held, peeked, peek)
 
-        self._switch.peeking.start(fd, peek, done)
+        self._switch.peeking.start(fd, peek, done, stranger=not app_id)
 
     def _decide(self, fd: Fd, held: Held, peeked: Peeked, peek: Peek) -> None:
         flow = held.flow._replace(attributes=l7.as_attributes(peeked))
@@ -157,7 +157,7 @@ class Holding:
 
     def _balance(self, fd: Fd, held: Held, verdict: Balanced) -> None:
         key = hash_key(verdict.route.hash_on, held.client.ip, held.flow.attributes or {})
-        dial = Dial(self._switch, verdict, key, held.zone, (4, 16))
+        dial = Dial(self._switch, held.flow, verdict, key, held.zone, (4, 16))
         self.retry(fd, held, dial, dial.next())
 
     def retry(self, fd: Fd, held: Held, dial: Dial, upstream: Upstream | None) -> None:

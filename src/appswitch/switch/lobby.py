@@ -17,7 +17,7 @@ from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_UNIX
 from appswitch.switch import naming
-from appswitch.switch.loop import Loop
+from appswitch.switch.loop import SHORT, Loop
 
 _STREAM, _NONBLOCK = 1, 0o4000
 _BACKLOG = 4096
@@ -79,3 +79,5 @@ class Lobby:
             arrived = self._expected.pop(sockaddr.decode(raw), None)
             if arrived is not None:
                 arrived(fd)
+        if accepted in SHORT:
+            self._loop.pause(listener)

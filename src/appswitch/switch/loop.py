@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import mmap
@@ -17,6 +18,8 @@ OnEvents = Callable[[int], None]
 OnNotification = Callable[[tuple[int, ...]], None]
 _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
 _TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
+SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
+PAUSE = 0.1  # seconds
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
 
 
@@ -80,6 +83,18 @@ class Loop:
     def rearm(self, fd: Fd | int, events: int) -> None:
         """Change what is waited for."""
         self._control(_MOD, fd, events, _number(fd))
+
+    def pause(self, fd: Fd | int) -> None:
+        """Leave a listener alone for a moment from which accept(2) failed (`SHORT`): it is ready all the time."""
+        number = _number(fd)
+        function = self._watched[number]
+
+        def resume() -> None:
+            if self._watched.get(number) is function:
+                self.rearm(number, select.EPOLLIN)
+
+        self.rearm(number, 0)
+        self.after(PAUSE, resume)
 
     def unwatch(self, fd: Fd | int) -> None:
         """Forget ``fd``; to be called before it is closed. Unknown ones are ignored."""

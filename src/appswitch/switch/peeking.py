@@ -15,6 +15,7 @@ from appswitch.switch.loop import Loop, Timer
 
 LOOKS = 64  # at one connection: who sends byte by byte is decided when the time is over
 LIMIT = 8192  # connections that are held at a time; more are decided by what is known without their first bytes
+STRANGERS = LIMIT // 2  # of them, from outside: apps are not to be judged blindly because the world says nothing
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLET
 
 Done = Callable[[Fd, Peeked], None]
@@ -26,22 +27,25 @@ class Peeking:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._held: dict[int, tuple[Fd, Timer]] = {}  # by descriptor number
+        self._strangers = 0
         self.seen = 0  # connections that were held so far
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def start(self, fd: Fd, peek: Peek, done: Done) -> None:
-        """Hold a connected socket for at most ``peek.milliseconds``."""
+    def start(self, fd: Fd, peek: Peek, done: Done, *, stranger: bool = False) -> None:
+        """Hold a connected socket for at most ``peek.milliseconds``. ``stranger``: who connects is no app."""
         number = fd.fileno()
-        if len(self._held) >= LIMIT:
+        if len(self._held) >= LIMIT or (stranger and self._strangers >= STRANGERS):
             done(fd, UNKNOWN)
             return
         self.seen += 1
+        self._strangers += stranger
 
         def end(peeked: Peeked) -> None:
             _, timer = self._held.pop(number)
             timer.cancel()
+            self._strangers -= stranger
             self._loop.unwatch(number)
             done(fd, peeked)
 

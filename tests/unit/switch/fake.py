@@ -69,7 +69,7 @@ class Peeking:
     def __init__(self) -> None:
         self.held: list[tuple[Fd, Any]] = []
 
-    def start(self, fd: Fd, _bounds: object, done: Any) -> None:
+    def start(self, fd: Fd, _bounds: object, done: Any, **_who: bool) -> None:
         self.held.append((fd, done))
 
 

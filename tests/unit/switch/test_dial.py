@@ -15,7 +15,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
-from appswitch.resources import BackendSpec, Limits, Outlier
+from appswitch.resources import BackendSpec, Limits, Outlier, Policy, Selector
 from appswitch.switch.dial import Dial, Dialled, living
 
 TO = "10.9.0.1:80"
@@ -26,7 +26,7 @@ def dial(fake: FakeSwitch, *backends: str, families: tuple[int, ...] = (4, 16), 
     """A connection of an app to a vservice with these backends outside."""
     fake.vservice("web", "10.9.0.1", "80", *(BackendSpec(external=one) for one in backends), **more)
     client = fake.apps.get(1) or fake.app(1, "10.0.0.1")
-    return Dial(fake, fake.balanced(client, TO), b"k", "", families)  # type: ignore[arg-type] # a switch
+    return Dial(fake, fake.flow(client, TO), fake.balanced(client, TO), b"k", "", families)  # type: ignore[arg-type] # a switch
 
 
 def tried(one: Dial) -> list[str]:
@@ -62,6 +62,24 @@ def test_an_ipv4_socket_goes_to_no_ipv6_address(fake: FakeSwitch) -> None:
     assert tried(dial(fake, *backends, families=(4,))) == ["192.0.2.1:80"]
     assert tried(dial(fake, *backends, families=(16,))) == ["[2001:db8::1]:80"]
     assert tried(dial(fake, "[2001:db8::1]:80", families=(4,))) == []
+
+
+def test_who_is_forbidden_meanwhile_gets_no_turn(fake: FakeSwitch) -> None:
+    one = dial(fake, *OUTSIDE)
+    assert one.next()
+    one.failed(errno.ETIMEDOUT)
+    fake.policies.put(Policy(name="closed", action="deny", error="EPERM"))
+    fake.table.changed()
+    assert one.next() is None
+    assert (one.error, one.rule) == (errno.EPERM, "closed")
+    assert sum(one.balancer.pending(upstream.key) for upstream in one.verdict.upstreams) == 0
+
+
+def test_a_change_that_is_about_others_changes_nothing(fake: FakeSwitch) -> None:
+    one = dial(fake, *OUTSIDE)
+    fake.policies.put(Policy(name="closed", action="deny", from_=(Selector(labels={"app": "other"}),)))
+    fake.table.changed()
+    assert sorted(tried(one)) == list(OUTSIDE)
 
 
 def test_accounts(fake: FakeSwitch) -> None:

@@ -228,6 +228,35 @@ def test_a_file_is_edge_triggered_and_untag_forgets_it(loop: Loop, pairs: list[P
     assert seen == [IN]
 
 
+def test_a_listener_is_left_alone_for_a_moment(loop: Loop, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.001)
+    heard: list[int] = []
+
+    def on_event(events: int) -> None:
+        heard.append(events)
+        if len(heard) == 1:
+            loop.pause(pairs[0].fd)
+            loop.after(0, lambda: heard.append(0))
+        else:
+            loop.stop()
+
+    loop.watch(pairs[0].fd, IN, on_event)
+    pairs[0].ring()
+    loop.run()
+    assert heard == [IN, 0, IN]
+
+
+def test_who_was_closed_meanwhile_is_not_watched_again(
+    loop: Loop, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    loop.watch(pairs[0].fd, IN, lambda _events: None)
+    loop.pause(pairs[0].fd)
+    loop.unwatch(pairs[0].fd)
+    loop.watch(pairs[0].fd, OUT, lambda _events: loop.stop())
+    loop.run()
+
+
 # --- timers ---------------------------------------------------------------------------------------------------------
 
 

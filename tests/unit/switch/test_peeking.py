@@ -146,3 +146,25 @@ def test_too_many_are_decided_without(held: Held, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "LIMIT", 0)
     held.start()
     assert held.peeked == [UNKNOWN]
+
+
+def test_strangers_leave_room_for_apps(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRANGERS", 1)
+    others = [socket.socketpair() for _ in range(2)]
+    ends = [Fd(theirs.detach()) for _, theirs in others]
+    decided: list[Peeked] = []
+
+    def done(_fd: Fd, peeked: Peeked) -> None:
+        decided.append(peeked)
+
+    held.peeking.start(ends[0], LONG, done, stranger=True)
+    held.peeking.start(ends[1], LONG, done, stranger=True)
+    assert decided == [UNKNOWN]
+    held.start()
+    assert held.peeked == []
+    others[0][0].sendall(REQUEST)
+    held.run(lambda: len(decided) == 2)
+    held.peeking.start(ends[1], LONG, done, stranger=True)
+    assert len(decided) == 2, "there is room again"
+    for ours, _ in others:
+        ours.close()
