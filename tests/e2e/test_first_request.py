@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -100,7 +100,8 @@ def test_many_at_once(switched: Switched, services: Services, place: Path, kind:
     script = "".join(f"{hey} {target} & " for target in targets)
     loaded = switched.run("sh", "-c", f"{script} wait", patience=50).stdout
     assert loaded.count("[200]\t600 responses") == 3, loaded
-    wait_until(lambda: [len(one.access) for one in nginx] == [1200, 600], "their logs")
+    counts: Callable[[], list[int]] = lambda: [len(one.access) for one in nginx]  # noqa: E731
+    wait_until(lambda: counts() == [1200, 600], lambda: f"their logs: {counts()}")
     assert [{line[3] for line in one.access} for one in nginx] == [{"/a/"}, {"/b/"}]
 
 
