@@ -185,7 +185,7 @@ def test_circuit_breaking(switched: Switched, services: Services, error: str) ->
     text = {"ECONNREFUSED": "Connection refused", "EHOSTUNREACH": "No route to host"}[error]
     assert ask(switched, ip, status=1) == text
     leave(first)
-    assert ask(switched, ip) == "one"
+    wait_until(lambda: ask(switched, ip, status=None) == "one", "its end to be counted")
     assert services.backends("small")[str(server.ip)]["state"] == "healthy", "full is not ill"
     leave(second)
 
