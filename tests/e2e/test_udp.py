@@ -225,13 +225,14 @@ def test_snmp(world: World, place: Path) -> None:
     v4, v6 = world.addresses.v4(), world.addresses.v6()
     own = {"SNMP_PERSISTENT_DIR": str(place), "MIBS": ""}
     words = ("snmpd", "-f", "-Lo", "-C", "-c", place / "conf", "-p", place / "pid")
-    world.start(*words, ip=f"{v4},{v6}", serving=161, env=own)
+    snmpd = world.start(*words, ip=f"{v4},{v6}", serving=161, env=own)
     name, system = ".1.3.6.1.2.1.1.5.0", ".1.3.6.1.2.1.1"
     for agent, client in ((v4, world.addresses.v4()), (f"udp6:[{v6}]", world.addresses.v6())):
         got = world.run("snmpget", "-v2c", "-c", "public", "-Ov", agent, name, ip=client, env=own)
         assert got.stdout == 'STRING: "the-app"\n'
         walked = world.run("snmpwalk", "-v2c", "-c", "public", "-On", agent, system, ip=client, env=own)
         assert len(walked.stdout.splitlines()) > 5
+    snmpd.stop()  # it writes to ``place`` as it ends
 
 
 # -- DNS servers, as apps ---------------------------------------------------------------------------------------------
