@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from e2e import build, postgres
+from e2e.node import Namespaces, NodeDaemon, Plain
 from e2e.services import Services
 from e2e.world import Bare, Switched, World
 from harness import Addresses
@@ -109,3 +111,22 @@ def place(request: pytest.FixtureRequest, kind: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[tuple[Namespaces, NodeDaemon]]:
+    """A node of a daemon of its own, and somebody outside; a module may have another."""
+    with Namespaces() as namespaces, NodeDaemon(namespaces.node) as daemon:
+        yield namespaces, daemon
+
+
+@pytest.fixture
+def apps(wire: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[Switched]:
+    with Switched(wire[1], addresses) as made:
+        yield made
+
+
+@pytest.fixture
+def outside(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
+    with contextlib.ExitStack() as stack:
+        yield Plain(wire[0].outside, stack)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from e2e.node import NODE, NODE6, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
 from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
-from harness import Addresses, App, wait_until
+from harness import App, wait_until
 
 UDP = PROGRAMS / "udp.py"
 DNSMASQ = ("dnsmasq", "-k", "-C", "/dev/null", "-h", "-R", "-u", "root", "--pid-file=", "--log-queries")
@@ -20,24 +20,6 @@ RECORDS = (
     "--host-record=a.test,192.0.2.77",
     "--txt-record=long.test," + ",".join(["x" * 200] * 10),
 )
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[tuple[Namespaces, NodeDaemon]]:
-    with Namespaces() as namespaces, NodeDaemon(namespaces.node) as daemon:
-        yield namespaces, daemon
-
-
-@pytest.fixture
-def apps(wire: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[Switched]:
-    with Switched(wire[1], addresses) as made:
-        yield made
-
-
-@pytest.fixture
-def outside(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
-    with contextlib.ExitStack() as stack:
-        yield Plain(wire[0].outside, stack)
 
 
 @pytest.fixture

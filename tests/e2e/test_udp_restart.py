@@ -13,31 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.node import NODE, OUTSIDE, Namespaces, NodeDaemon, Plain, enter
+from e2e.node import NODE, OUTSIDE, Plain, enter
 from e2e.world import PROGRAMS, PYTHON, Switched, hang_up, say, wait_output
-from harness import Addresses, App, Daemon, wait_until
+from harness import App, Daemon, wait_until
 
 UDP = PROGRAMS / "udp.py"
 PATIENCE = 20.0
 AGAIN = 2.0  # seconds after which a question counts as lost
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[tuple[Namespaces, NodeDaemon]]:
-    with Namespaces() as namespaces, NodeDaemon(namespaces.node) as daemon:
-        yield namespaces, daemon
-
-
-@pytest.fixture
-def apps(wire: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[Switched]:
-    with Switched(wire[1], addresses) as made:
-        yield made
-
-
-@pytest.fixture
-def outside(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
-    with contextlib.ExitStack() as stack:
-        yield Plain(wire[0].outside, stack)
 
 
 _killed: collections.deque[float] = collections.deque([0.0, 0.0, 0.0], 3)
