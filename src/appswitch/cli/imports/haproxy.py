@@ -11,11 +11,10 @@ from appswitch.cli.imports.haproxy_acl import Case, ConditionError, cases
 from appswitch.cli.imports.haproxy_file import PROXIES, Line, Section, sections
 from appswitch.cli.imports.haproxy_server import pool
 from appswitch.cli.imports.packetfilter import Accept, Deny
-from appswitch.cli.imports.proxy import AccessRule, Listener, Pool
+from appswitch.cli.imports.proxy import MAX_ROUTES, AccessRule, Listener, Pool
 from appswitch.cli.imports.report import Report
-from appswitch.resources import L7Route, Policy, Resource, Selector, VService
+from appswitch.resources import L7Route, Policy, Resource, Selector
 
-MAX_ROUTES = 256
 _ITSELF = "how HAProxy itself runs, which is not needed"
 _NOTHING = "nothing corresponds to it"
 # Lines that become something, or need not.
@@ -144,17 +143,10 @@ class _Frontend:
         routes = self._routes(chosen, port)
         if routes and self._section.value("mode") == "http":
             self._report.leave_out(self._section.head.where, "mode http", proxy.FIRST_REQUEST)
-        template = VService(
-            name="",
-            ips=(),
-            ports=(),
-            backends=chosen.backends,
-            lbtype=chosen.lbtype,
-            hash_on=chosen.hash_on,
-            outlier=chosen.outlier,
-            limits=chosen.limits,
-            routes=tuple(routes[:MAX_ROUTES]),
-        )
+        if len(routes) > MAX_ROUTES:
+            head = self._section.head
+            self._report.leave_out(head.where, head.text, f"more than {MAX_ROUTES} routes of a vservice")
+        template = chosen.template(routes[:MAX_ROUTES])
         label = self._section.name or "proxy"
         made, selector = proxy.vservices(listeners, label, names, template)
         return [*made, *self._policies(selector, label, names)]

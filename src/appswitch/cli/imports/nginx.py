@@ -10,11 +10,10 @@ from appswitch.cli.imports.documents import Names
 from appswitch.cli.imports.nginx_file import Directive
 from appswitch.cli.imports.nginx_http import Location, Site, locations
 from appswitch.cli.imports.nginx_upstream import Choice, PassError, Upstreams, host_patterns
-from appswitch.cli.imports.proxy import HOST, Listener, Pool
+from appswitch.cli.imports.proxy import HOST, MAX_ROUTES, Listener, Pool
 from appswitch.cli.imports.report import InputError, Report
 from appswitch.resources import L7Match, L7Route, Policy, Resource, Selector, VService, matches
 
-MAX_ROUTES = 256
 # Of `listen`: not about address and port, and nothing is lost without it.
 _ALL_BUT = "it is about all hosts but some, and a pattern cannot ask for what is not"
 _PLAIN = frozenset({"default_server", "default", "udp", "reuseport", "http2"})
@@ -121,17 +120,7 @@ class _Context:
         if len(routes) > MAX_ROUTES:
             server = endpoint.servers[0]
             self.report.leave_out(server.where, server.text, f"more than {MAX_ROUTES} routes of a vservice")
-        template = VService(
-            name="",
-            ips=(),
-            ports=(),
-            backends=chosen.backends,
-            lbtype=chosen.lbtype,
-            hash_on=chosen.hash_on,
-            outlier=chosen.outlier,
-            limits=chosen.limits,
-            routes=tuple(proxy.named(routes[:MAX_ROUTES])),
-        )
+        template = chosen.template(proxy.named(routes[:MAX_ROUTES]))
         return proxy.vservices([Listener(endpoint.address, tuple(endpoint.ports))], label, self.names, template)
 
     def route(self, choice: Choice, match: L7Match, chosen: Pool, where: Directive) -> L7Route | None:

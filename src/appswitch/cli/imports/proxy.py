@@ -34,6 +34,7 @@ PATH, METHOD, HOST, SNI = "http.path", "http.method", "http.host", "tls.sni"
 HEADER = "http.header."  # and the header's name, in lower case
 
 MAX_PORTS = 256
+MAX_ROUTES = 256  # of a vservice
 MAX_PRIORITY = 15
 FIRST_REQUEST = "a connection is decided by its first request: those behind it on the same connection go the same way"
 NO_NAMES = "a host's name is not looked up here: give its address"
@@ -60,6 +61,10 @@ class Pool(NamedTuple):
     hash_on: str = "source"
     outlier: Outlier = Outlier()
     limits: Limits = Limits()
+
+    def template(self, routes: Iterable[L7Route] = ()) -> VService:
+        """What vservices that lead here have in common: they have no name or address yet."""
+        return VService(name="", ips=(), ports=(), routes=tuple(routes), **self._asdict())
 
 
 class AccessRule(NamedTuple):

@@ -166,3 +166,13 @@ def test_defaults_are_the_last_ones_or_those_that_are_named() -> None:
     text = "defaults one\n mode tcp\ndefaults two\n mode http\nbackend a\nbackend b from one\nbackend c\n mode log\n"
     found = haproxy_file.sections(text, "x")
     assert [section.value("mode") for section in found[2:]] == ["http", "tcp", "log"]
+
+
+def test_routes_beyond_those_of_a_vservice_are_told() -> None:
+    rules = "".join(f" use_backend b if {{ path /{number} }}\n" for number in range(257))
+    found, left = specs(
+        f"frontend f\n bind 10.1.0.1:80\n{rules} default_backend d\n"
+        "backend b\n server s 10.0.0.1:80\nbackend d\n server s 10.0.0.2:80\n"
+    )
+    assert len(found[0]["routes"]) == 256
+    assert any("more than 256 routes" in line for line in left)
