@@ -41,6 +41,7 @@ from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
 from appswitch.switch.peeking import Peeking
+from appswitch.switch.reflexes import Reflexes
 from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service, Services
@@ -85,13 +86,16 @@ class Switch:
         self.proxies = Proxies()
         self.world = World(self.table, self.clusters, self.policies, self.proxies)
         self.apps: dict[int, App] = {}
-        self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
-        self.sockets = Sockets(loop.born, self._notifiers)
-        self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
+        reflex = loop.reflex
+        self._notifiers: dict[int, App] = reflex.apps  # by the number of the notification descriptor
+        self.sockets = Sockets(reflex.sockets, reflex.listening)
+        self.services = Services(self.table, self.sockets, reflex.services)
+        self.reflexes = Reflexes(reflex)
+        self.datagrams = Datagrams(self.apps, reflex.steady, self.policies, config.node_ips)
         self.log = reports.log
         self._compose(loop, journal)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
+        loop.on_answered = lambda service, left=None: accept.answered(self, service, left)
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
@@ -117,7 +121,7 @@ class Switch:
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
-        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
+        self.pidfds = PidFds(loop.reflex.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
@@ -128,6 +132,7 @@ class Switch:
         self.splicer = Splicer(loop, splicer_binary(), self.log)
 
     def _listen_to_tables(self) -> None:
+        self.table.on_change = self._on_change
         self.services.on_up = self.datagrams.on_up = self.reports.server_up
         self.services.on_down = self.datagrams.on_down = self.reports.server_down
         self.datagrams.on_gone = self.relay.forget
@@ -151,6 +156,10 @@ class Switch:
         )
         self.reports.app_attached(app)
 
+    def _on_change(self) -> None:
+        self.reflexes.forget()
+        self.waiting.look_again()
+
     def _datagram_denied(self, verdict: Deny, client: End, to: Address) -> None:
         flow = Flow(client, to, protocol="udp")
         self.flowlog.refused(flow, Address(client.ip, 0), verdict, verdict.error, verdict.rule)
@@ -163,9 +172,6 @@ class Switch:
         """The last process of an app has ended: forget everything it had."""
         self.loop.unwatch(app.listener)
         app.ended = True
-        number, born = app.listener.fileno(), self.sockets.born
-        for cookie in [cookie for cookie, origin in born.items() if origin >> 8 == number]:
-            del born[cookie]  # the number will be another app's
         self.doors.forget_client(app.id)
         del self._notifiers[app.listener.fileno()]
         self.parking.forget(app)
@@ -245,7 +251,7 @@ class Switch:
         return service.id in self.services.by_id
 
     def _sweep(self) -> None:
-        if len(self.sockets.by_cookie) + len(self.sockets.born) > self._sweep_at:
+        if len(self.sockets.by_cookie) > self._sweep_at:
             self.sweep_sockets()
         else:
             self._sweep_listeners()
@@ -267,18 +273,18 @@ class Switch:
 
     def sweep_sockets(self) -> None:
         """Forget the sockets that the kernel no longer lists."""
-        known, born = self.sockets.by_cookie, self.sockets.born
-        missing = known.keys() | born.keys()
+        known = self.sockets.by_cookie
+        missing = set(known)
         for _ in range(LOOKS):
             missing -= {row[0] for row in _kernel.dump_unix(_ALL_STATES)}
-            for family in (AF_INET, AF_INET6):
-                missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
+            if any(not known[cookie].unix for cookie in missing):  # the kernel's list of TCP takes milliseconds
+                for family in (AF_INET, AF_INET6):
+                    missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
             if not missing:
                 break
         for cookie in missing:
-            if born.pop(cookie, None) is None:
-                bind.release(known.pop(cookie))
-        self._sweep_at = 2 * (len(known) + len(born)) + _MIN_GROWTH
+            bind.release(known.pop(cookie))
+        self._sweep_at = 2 * len(known) + _MIN_GROWTH
         self._sweep_listeners()
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:

@@ -22,7 +22,7 @@ from appswitch.routing.proxies import listeners
 from appswitch.routing.route import Delegate, Flow
 from appswitch.switch.call import Outcome
 from appswitch.switch.connect import carry_out
-from appswitch.switch.connecting import FULL, GONE, Attempt, local, refuse, source_of
+from appswitch.switch.connecting import FULL, GONE, Attempt, learn, local, refuse, source_of
 from appswitch.switch.dial import living
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.flows import Path
@@ -82,6 +82,7 @@ class Delegation:
         if outcome in (GONE, FULL):
             return self._without(attempt, raw, path, verdict, proxy)
         self._taken(path.flow, source, verdict, proxy, sock.unix)
+        learn(self._switch, attempt, raw, path, verdict.endpoints, lambda number: self._made(proxy.name, number))
         return outcome
 
     def _without(self, attempt: Attempt, raw: bytes, path: Path, verdict: Delegate, proxy: Proxy) -> Outcome:
@@ -157,10 +158,15 @@ class Delegation:
         self.counts(proxy.name).taken += 1
         self._switch.flowlog.delegated(flow, client, verdict, proxy.name, "unix" if unix else "tcp")
 
+    def _made(self, proxy: str, number: int) -> None:
+        self.counts(proxy).taken += number
+        self._switch.flowlog.counts["delegated"] += number
+
     # -- views
 
     def rows(self) -> tuple[ProxyRow, ...]:
         """As `ax get proxies` shows them."""
+        self._switch.reflexes.settle()
         proxies = self._switch.proxies.by_name.values()
         return tuple(self._row(proxy, self.counts(proxy.name)) for proxy in proxies)
 

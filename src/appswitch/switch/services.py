@@ -91,8 +91,8 @@ class Service:
 class Services:
     """All services. Keeps routing's table in step, and tells who wants to know."""
 
-    def __init__(self, table: Table, sockets: Sockets) -> None:
-        self.by_id: dict[int, Service] = {}
+    def __init__(self, table: Table, sockets: Sockets, by_id: dict[int, Service]) -> None:
+        self.by_id = by_id
         self.table = table
         self.on_up: Callable[[ServerRow], None] = lambda _row: None
         self.on_down: Callable[[ServerRow], None] = lambda _row: None

@@ -54,7 +54,7 @@ def stats(switch: Switch) -> dict[str, float]:
     sizes = {
         "apps": len(switch.apps),
         "services": len(switch.services.by_id),
-        "sockets": len(switch.sockets.by_cookie) + len(switch.sockets.born),
+        "sockets": len(switch.sockets.by_cookie),
         "parked": len(switch.parking),
         "datagram_sockets": len(switch.datagrams.by_cookie),
         "datagram_peers": len(switch.relay),
@@ -68,7 +68,9 @@ def stats(switch: Switch) -> dict[str, float]:
         "spliced": switch.splicer.spliced_total,
         "spliced_bytes": switch.splicer.spliced_bytes,
     }
+    switch.reflexes.settle()
+    at_once = switch.loop.reflex.served()
     flows = {f"flows.{verdict}": float(count) for verdict, count in switch.flowlog.counts.items()}
-    calls = {f"calls.{name}": count for name, count in switch.dispatch.counts.items()}
+    calls = {f"calls.{name}": count + at_once.get(name, 0) for name, count in switch.dispatch.counts.items()}
     times = {f"nanoseconds.{name}": ns for name, ns in switch.dispatch.nanoseconds.items()}
     return {**sizes, **flows, **calls, **times}
