@@ -71,9 +71,11 @@ typedef struct {
     PyObject *taken;
 } PortsObject;
 
-/* Where connect(2) to an address leads, as it was decided before. See sock.c. */
+/* Where connect(2) to an address leads, as it was decided before; with `lobby`, the listener of switch/lobby.py, it is
+ * held there until its first bytes have come, `limit` of them at most. See sock.c. */
 typedef struct {
-    PyObject_HEAD PyObject *targets, *ports;
+    PyObject_HEAD PyObject *targets, *ports, *lobby, *app;
+    int limit;
     unsigned long long used;
 } RouteObject;
 
@@ -85,6 +87,10 @@ typedef struct {
     unsigned long long served[CALLS];
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
+    PyObject *held, *crowd;
+    PyObject *on_arrival, *on_left, *on_hold, *on_bytes;
+    int most_held, most_by_app;
+    char ticking; /* T_BOOL: somebody looks at what is held, and for how long */
 } ReflexObject;
 
 extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;
@@ -100,7 +106,7 @@ extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
-    X(epoll_add_at) X(name_head) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
+    X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
     X(inherit_datagram) X(attach_filter) X(signal_fd)
 /* clang-format on */
 
@@ -133,8 +139,9 @@ int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_siz
              socklen_t peer_size);
 int ports_take(PortsObject *ports);
 int reply_value(int listener, uint64_t id, int64_t value, int error);
-int reflex(PyObject *module, ReflexObject *self, int listener, int tcp, const struct seccomp_notif *n,
+int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
            PyObject **event);
+PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd);
 
 /* What the abstract name of a connecting socket says behind its magic, in hexadecimal, as switch/naming.py makes it:
  * network byte order, no padding. */
@@ -165,5 +172,6 @@ int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, i
  * choose other data (above it) for a file whose number it does not keep. */
 #define NOTIFIER (1ULL << 32)
 #define TCP_ONLY (1ULL << 33) /* with NOTIFIER: of an app that gets no Unix sockets */
+#define HELD (1ULL << 34)     /* instead of NOTIFIER: a connection that waits for its first bytes */
 
 #endif

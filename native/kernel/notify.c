@@ -54,7 +54,7 @@ static int journal_write(PyObject *journal, const struct seccomp_notif *n, int f
 
 /* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same
  * step, and where no decision is needed answered as well (reflex.c): (fd, id, tid, nr, six arguments); else (data,
- * events); or what is left to do after an answer, which begins with a service; None when there is nothing. */
+ * events); or what is left to do after an answer: a function and its arguments; None when there is nothing. */
 PyObject *k_wait(ARGS) {
     int timeout;
     if (arity("wait", nargs, 4) < 0 || journal_write(args[2], NULL, 0) < 0 || as_int(args[1], &timeout) < 0) {
@@ -82,6 +82,10 @@ PyObject *k_wait(ARGS) {
         }
         Py_RETURN_NONE;
     }
+    ReflexObject *self = (ReflexObject *)args[3];
+    if (event.data.u64 & HELD) {
+        return first_bytes(module, self, (int)(event.data.u64 & ~HELD));
+    }
     if (!(event.data.u64 & NOTIFIER)) {
         return tuple_of((uint64_t[]){event.data.u64, event.events}, 2);
     }
@@ -101,7 +105,7 @@ PyObject *k_wait(ARGS) {
         return NULL;
     }
     PyObject *more = NULL;
-    int served = reflex(module, (ReflexObject *)args[3], fd, (event.data.u64 & TCP_ONLY) != 0, &n, &more);
+    int served = reflex(module, self, epoll, fd, (event.data.u64 & TCP_ONLY) != 0, &n, &more);
     if (served < 0 || more != NULL) {
         return more;
     }

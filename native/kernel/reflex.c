@@ -30,10 +30,14 @@ static PyObject *look_up_bytes(PyObject *dictionary, const void *data, size_t si
     return value;
 }
 
-static void replace(PyObject **place, PyObject *value) {
+static void replace_with(PyObject **place, PyObject *stolen) {
     PyObject *old = *place;
-    *place = Py_NewRef(value);
+    *place = stolen;
     Py_XDECREF(old);
+}
+
+static void replace(PyObject **place, PyObject *value) {
+    replace_with(place, Py_NewRef(value));
 }
 
 static int unknown(void) { return PyErr_Occurred() ? -1 : 0; }
@@ -161,19 +165,112 @@ static int first_waits(PyObject *module, PyObject *parked) {
     return result;
 }
 
-/* Connect a socket to one of a route's targets and reply. */
-static int follow(PyObject *module, RouteObject *route, SockObject *sock, int fd, int listener,
-                  const struct seccomp_notif *n, PyObject **event) {
+/* Python's part of what was done here: an event of `wait`. `more` is stolen, and may be NULL with an exception set. */
+static int then(PyObject **event, PyObject *function, PyObject *first, PyObject *more) {
+    if (function == NULL) {
+        PyErr_SetString(PyExc_TypeError, "nobody is to be told");
+    } else {
+        *event = more != NULL ? PyTuple_Pack(3, function, first, more) : PyTuple_Pack(2, function, first);
+    }
+    Py_XDECREF(more);
+    return *event == NULL ? -1 : 1;
+}
+
+/* How many connections of an app are held. -1 with an exception set. */
+static long crowd_of(ReflexObject *self, PyObject *app) {
+    PyObject *count = PyDict_GetItemWithError(self->crowd, app);
+    return count != NULL ? PyLong_AsLong(count) : PyErr_Occurred() ? -1 : 0;
+}
+
+/* The other end of a connection to the lobby that was made just now under `own`; -1. What else is in the queue is of
+ * callers that were given up, and closed. */
+static int take_end(int lobby, const struct sockaddr_un *own, socklen_t own_size) {
+    struct sockaddr_un peer;
+    socklen_t size = sizeof peer;
+    int end;
+    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC)) >= 0) {
+        if (size == own_size && memcmp(&peer, own, size) == 0) {
+            return end;
+        }
+        close(end);
+        size = sizeof peer;
+    }
+    return -1;
+}
+
+/* Let it wait for its first bytes: an entry of `held`, [Fd, route, cookie, port, since, looks]. `end` is the entry's.
+ * 0; -1 with an exception set or not. */
+static int hold(PyObject *module, ReflexObject *self, int epoll, RouteObject *route, const SockObject *sock, int port,
+                int end) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    PyObject *owned = fd_wrap(state_of(module)->fd_type, end);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLET,
+                                .data.u64 = (uint64_t)end | HELD};
+    if (owned == NULL || epoll_ctl(epoll, EPOLL_CTL_ADD, end, &event) < 0) {
+        Py_XDECREF(owned);
+        return -1;
+    }
+    PyObject *entry = Py_BuildValue("[NOLidi]", owned, (PyObject *)route, sock->cookie, port,
+                                    (double)now.tv_sec + (double)now.tv_nsec / 1e9, 0);
+    PyObject *key = PyLong_FromLong(end), *count = PyLong_FromLong(crowd_of(self, route->app) + 1);
+    int status = entry == NULL || key == NULL || count == NULL || PyDict_SetItem(self->held, key, entry) < 0 ||
+                         PyDict_SetItem(self->crowd, route->app, count) < 0
+                     ? -1
+                     : 0;
+    Py_XDECREF(entry);
+    Py_XDECREF(key);
+    Py_XDECREF(count);
+    return status;
+}
+
+/* What has come of a connection that is held: (on_bytes, number, entry, bytes or -errno). */
+PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd) {
+    PyObject *entry = look_up(self->held, (uint64_t)fd);
+    if (entry == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    RouteObject *route = (RouteObject *)PyList_GetItem(entry, 1);
+    if (route == NULL || self->on_bytes == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    PyObject *arguments[] = {PyLong_FromLong(fd), PyLong_FromLong(route->limit)};
+    PyObject *data = arguments[0] == NULL || arguments[1] == NULL ? NULL : k_peek(module, arguments, 2);
+    PyObject *event = data == NULL ? NULL : PyTuple_Pack(4, self->on_bytes, arguments[0], entry, data);
+    Py_XDECREF(data);
+    Py_XDECREF(arguments[0]);
+    Py_XDECREF(arguments[1]);
+    return event;
+}
+
+static void close_now(int *fd) {
+    close(*fd);
+    *fd = -1;
+}
+
+/* Connect a socket to one of a route's targets and reply. `fd`, our duplicate, is closed before that: when the app closes
+ * its own, the socket must be closed. */
+static int follow(PyObject *module, ReflexObject *self, int epoll, RouteObject *route, SockObject *sock, int *fd,
+                  int listener, const struct seccomp_notif *n, PyObject **event) {
+    if (route->lobby != NULL) {
+        long crowd = crowd_of(self, route->app);
+        if (crowd < 0 || crowd >= self->most_by_app || PyDict_Size(self->held) >= self->most_held) {
+            return unknown();
+        }
+    }
     Py_ssize_t count = PyTuple_Size(route->targets);
     PyObject *target = PyTuple_GetItem(route->targets, count > 1 ? (Py_ssize_t)(route->used % (uint64_t)count) : 0);
     PyObject *tail = PyTuple_GetItem(target, 0), *path = PyTuple_GetItem(target, 1);
     PyObject *service = PyTuple_GetItem(target, 2);
-    PyObject *parked = PyObject_GetAttrString(service, "parked");
-    int waits = parked == NULL ? -1 : first_waits(module, parked);
-    Py_ssize_t waiting = parked == NULL ? 0 : PyDict_Size(parked);
-    Py_XDECREF(parked);
-    if (waits <= 0) {
-        return waits;
+    Py_ssize_t waiting = 0;
+    if (route->lobby == NULL) {
+        PyObject *parked = PyObject_GetAttrString(service, "parked");
+        int waits = parked == NULL ? -1 : first_waits(module, parked);
+        waiting = parked == NULL ? 0 : PyDict_Size(parked);
+        Py_XDECREF(parked);
+        if (waits <= 0) {
+            return waits;
+        }
     }
     int port = ports_take((PortsObject *)route->ports);
     if (port <= 0) {
@@ -190,35 +287,47 @@ static int follow(PyObject *module, RouteObject *route, SockObject *sock, int fd
         return -1;
     }
     PyObject *link = PyBytes_FromStringAndSize(name, NAME_SIZE);
-    int flags = fcntl(fd, F_GETFL);
+    int flags = fcntl(*fd, F_GETFL);
     if (link == NULL || flags < 0) {
         Py_XDECREF(link);
         return unknown();
     }
     sock->named = 1; /* even if it fails: it cannot be bound again */
-    if (join_now(fd, flags, &own, own_size, &peer, peer_size)) {
+    if (join_now(*fd, flags, &own, own_size, &peer, peer_size)) {
         Py_DECREF(link);
         return 0; /* gone, or full: Python knows what then */
     }
-    sock->link = link;
+    int lobby = route->lobby == NULL ? -1 : as_fd(module, route->lobby);
+    int end = lobby < 0 ? -1 : take_end(lobby, &own, own_size);
+    if (route->lobby != NULL && (end < 0 || hold(module, self, epoll, route, sock, port, end) < 0)) {
+        Py_DECREF(link); /* our limits: it looks as if nobody were there */
+        close_now(fd);
+        reply_value(listener, n->id, 0, ECONNREFUSED);
+        return PyErr_Occurred() ? -1 : 1;
+    }
+    replace_with(&sock->link, link);
     sock->answered = (int)n->pid;
     sock->phase = flags & O_NONBLOCK ? FINISHING : CONNECTED;
     route->used++;
     if (flags & O_NONBLOCK) {
-        nudge(fd);
+        nudge(*fd);
     }
-    close(fd); /* before the reply: when the app closes its own, the socket must be closed */
+    close_now(fd);
     if (reply_value(listener, n->id, 0, flags & O_NONBLOCK ? EINPROGRESS : 0) < 0) {
         sock->phase = FINISHING; /* the call comes again, and is to succeed again */
     }
     if (waiting > 0) {
-        *event = PyTuple_Pack(1, service);
+        return then(event, self->on_arrival, service, NULL);
+    }
+    if (end >= 0 && !self->ticking && self->on_hold != NULL) {
+        self->ticking = 1;
+        *event = PyTuple_Pack(1, self->on_hold);
         return *event == NULL ? -1 : 1;
     }
-    return 2; /* `fd` is closed already */
+    return 1;
 }
 
-static int serve_connect(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n,
+static int serve_connect(PyObject *module, ReflexObject *self, int epoll, int listener, const struct seccomp_notif *n,
                          PyObject **event) {
     struct route_key key = {.listener = listener};
     size_t size = (size_t)(uint32_t)n->data.args[2];
@@ -245,13 +354,13 @@ static int serve_connect(PyObject *module, ReflexObject *self, int listener, con
     }
     Py_INCREF((PyObject *)route); /* Python may run below, and forget it */
     Py_INCREF((PyObject *)sock);
-    status = follow(module, route, sock, fd, listener, n, event);
-    if (status <= 0) {
+    status = follow(module, self, epoll, route, sock, &fd, listener, n, event);
+    if (fd >= 0) {
         close(fd);
     }
     Py_DECREF((PyObject *)sock);
     Py_DECREF((PyObject *)route);
-    return status > 1 ? 1 : status;
+    return status;
 }
 
 /* -- accept(2) */
@@ -301,12 +410,12 @@ static int serve_accept(PyObject *module, ReflexObject *self, int listener, cons
         if (number == INT_MIN && left == NULL) {
             status = -1;
         } else if (number == INT_MIN && PyLong_AsLong(PyTuple_GetItem(left, 2)) != 0) {
-            *event = PyTuple_Pack(2, service, left); /* not to be lost */
             int error = (int)PyLong_AsLong(PyTuple_GetItem(left, 2));
             if (error != ENOENT) {
                 reply_value(listener, n->id, 0, error);
             }
-            status = *event == NULL ? -1 : 1;
+            status = then(event, self->on_left, service, left); /* not to be lost */
+            left = NULL;
             number = 0;
         } else if (number == -EAGAIN) {
             status = fcntl(fd, F_GETFL) & O_NONBLOCK ? 1 : 0; /* one that waits is Python's */
@@ -614,9 +723,10 @@ static int serve_steady(PyObject *module, ReflexObject *self, int listener, cons
 
 /* -- all of them */
 
-/* `event` is what Python has to do after a call that was answered: (service,) has a connection for whoever waits in
- * accept(2); (service, (Fd, peer, errno)) has one that could not be handed over. */
-int reflex(PyObject *module, ReflexObject *self, int listener, int tcp, const struct seccomp_notif *n,
+/* `event` is what Python has to do after a call that was answered: (on_arrival, service), there is a connection for
+ * whoever waits in accept(2); (on_left, service, (Fd, peer, errno)), one could not be handed over; (on_hold,), one is
+ * held, and nobody looks at the time. */
+int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
            PyObject **event) {
     int call = 0;
     while (call < CALLS && self->numbers[call] != n->data.nr) {
@@ -628,7 +738,7 @@ int reflex(PyObject *module, ReflexObject *self, int listener, int tcp, const st
         status = serve_socket(self, listener, tcp, n);
         break;
     case CONNECT:
-        status = serve_connect(module, self, listener, n, event);
+        status = serve_connect(module, self, epoll, listener, n, event);
         break;
     case ACCEPT:
     case ACCEPT4:

@@ -170,9 +170,10 @@ PyType_Spec ports_spec = {
 
 static int route_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     RouteObject *self = (RouteObject *)object;
-    static char *names[] = {"targets", "ports", NULL};
-    PyObject *targets, *ports;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:Route", names, &PyTuple_Type, &targets, &ports)) {
+    static char *names[] = {"targets", "ports", "lobby", "app", "limit", NULL};
+    PyObject *targets, *ports, *lobby = NULL, *app = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|OOi:Route", names, &PyTuple_Type, &targets, &ports, &lobby,
+                                     &app, &self->limit)) {
         return -1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
@@ -186,6 +187,8 @@ static int route_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     }
     self->targets = Py_NewRef(targets);
     self->ports = Py_NewRef(ports);
+    self->lobby = Py_XNewRef(lobby);
+    self->app = Py_NewRef(app);
     return 0;
 }
 
@@ -199,6 +202,8 @@ static int route_traverse(PyObject *self, visitproc visit, void *arg) {
 static int route_clear(PyObject *self) {
     Py_CLEAR(((RouteObject *)self)->targets);
     Py_CLEAR(((RouteObject *)self)->ports);
+    Py_CLEAR(((RouteObject *)self)->lobby);
+    Py_CLEAR(((RouteObject *)self)->app);
     return 0;
 }
 
@@ -233,7 +238,9 @@ PyType_Spec route_spec = {
 /* -- Reflex */
 
 #define DICTIONARIES(X) \
-    X(apps) X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady)
+    X(apps) X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) \
+    X(held) X(crowd)
+#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
                                               "getpeername", "getsockopt", "setsockopt", "sendto",  "sendmsg"};
@@ -260,6 +267,7 @@ static int reflex_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     }
     DICTIONARIES(MAKE)
 #undef MAKE
+    self->most_held = self->most_by_app = INT_MAX;
     return 0;
 }
 
@@ -283,6 +291,7 @@ static int reflex_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(self->no_options);
 #define VISIT(name) Py_VISIT(self->name);
     DICTIONARIES(VISIT)
+    CALLBACKS(VISIT)
 #undef VISIT
     return 0;
 }
@@ -293,6 +302,7 @@ static int reflex_clear(PyObject *object) {
     Py_CLEAR(self->no_options);
 #define CLEAR(name) Py_CLEAR(self->name);
     DICTIONARIES(CLEAR)
+    CALLBACKS(CLEAR)
 #undef CLEAR
     return 0;
 }
@@ -312,6 +322,12 @@ static PyMemberDef reflex_members[] = {
 #define MEMBER(name) {#name, T_OBJECT, offsetof(ReflexObject, name), READONLY, NULL},
     DICTIONARIES(MEMBER)
 #undef MEMBER
+#define CALLBACK(name) {#name, T_OBJECT, offsetof(ReflexObject, name), 0, NULL},
+    CALLBACKS(CALLBACK)
+#undef CALLBACK
+    {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
+    {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},
+    {"ticking", T_BOOL, offsetof(ReflexObject, ticking), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

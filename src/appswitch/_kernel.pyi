@@ -1,6 +1,7 @@
 """Types of the native module. Functions that may fail for an app's sake return an errno; the others raise OSError."""
 
 import mmap
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 class Fd:
@@ -15,6 +16,7 @@ _Fd: TypeAlias = Fd | int
 
 # seccomp_unotify(2)
 NOTIFIER: int  # added to a descriptor's number, the data of an event that delivers notifications
+HELD: int  # the data of an event of a connection that is held: added to its number
 TCP_ONLY: int  # added to that: of an app that gets TCP sockets, not Unix ones
 NAME_MAGIC: bytes  # with which the abstract name of a connecting socket begins: see switch/naming.py
 
@@ -49,7 +51,18 @@ class Route:
 
     used: int  # how often
 
-    def __init__(self, targets: tuple[tuple[bytes, bytes, Any], ...], ports: Ports) -> None: ...
+    def __init__(
+        self,
+        targets: tuple[tuple[bytes, bytes, Any], ...],
+        ports: Ports,
+        lobby: Fd | None = None,
+        app: int = 0,
+        limit: int = 0,
+    ) -> None:
+        """With ``lobby``, the listener behind the target, its connections are held until first bytes have come.
+
+        ``limit`` is how many of these are looked at, ``app`` who makes them.
+        """
 
 class Reflex:
     """What is known already, so that `wait` answers calls about it itself. Its dictionaries are for others to fill.
@@ -67,6 +80,15 @@ class Reflex:
     own_names: dict[bytes, bytes]  # sockaddrs, by listener's file and server's address
     steps: dict[bytes, tuple[Any, Any]]  # options before and after, by question
     answers: dict[bytes, tuple[Any, bytes]]  # options and a value, by question
+    held: dict[int, list[Any]]  # Fd, route, cookie, port, since (CLOCK_MONOTONIC), looks; by the number of the Fd
+    crowd: dict[int, int]  # how many are held, by app
+    most_held: int
+    most_by_app: int
+    ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does
+    on_arrival: Callable[[Any], None]  # a service has a connection, and somebody may wait in accept(2)
+    on_left: Callable[[Any, tuple[Fd, bytes, int]], None]  # a service's connection could not be handed over
+    on_hold: Callable[[], None]
+    on_bytes: Callable[[int, list[Any], bytes | int], None]  # number, entry, what is there or -errno
     steady: dict[int, bytes]  # the sockaddr to which a UDP socket's sends need no decision, by cookie
 
     def __init__(self, numbers: dict[str, int], sock: type[Sock], options: object) -> None: ...
@@ -76,10 +98,12 @@ class Reflex:
 def wait(epoll: _Fd, milliseconds: int, journal: mmap.mmap, reflex: Reflex, /) -> tuple[Any, ...] | None:
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
 
-    Calls that need no decision are answered within. What is left to do then is an event, too: (service,) when somebody
-    may wait in accept(2) for the connection that was made, (service, (Fd, peer, errno)) when one could not be handed
-    over. The call in hand stands in the first slot of ``journal``. Raises OSError.
+    Calls that need no decision are answered within. What is left to do then is an event, too: a function of ``reflex``
+    and its arguments. The call in hand stands in the first slot of ``journal``. Raises OSError.
     """
+
+def http_request(data: bytes, /) -> dict[str, str] | None:
+    """What `routing.l7.http1` finds in the head of a request; None for all but ordinary ones, which it must read."""
 
 def name_head(port: int, /) -> bytes:
     """The first part of a connection's name, which no other has."""

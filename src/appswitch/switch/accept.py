@@ -64,13 +64,15 @@ def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
     return LATER
 
 
-def answered(switch: Switch, service: Service, left: tuple[Fd, bytes, int] | None) -> None:
-    """`_kernel.Reflex` has answered a call: somebody may wait for the connection; or (``left``) nobody took it."""
-    if left is None:
-        if service.parked:
-            wake(switch, service)
-        return
-    connection, raw, _ = left
+def arrived(switch: Switch, service: Service) -> None:
+    """`_kernel.Reflex` has made a connection, and somebody may wait for it."""
+    if service.parked:
+        wake(switch, service)
+
+
+def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int]) -> None:
+    """`_kernel.Reflex` has taken a connection that could not be handed over: it stays the next one of the service."""
+    connection, raw, _ = taken
     link = naming.parse_connection(sockaddr.unix_name(raw))
     if link is not None and service.id in switch.services.by_id:
         service.returned.append(Arrival(connection, link.client, link.server, unix=True))

@@ -59,7 +59,7 @@ def carry_out(switch: Switch, attempt: Attempt, raw: bytes, path: Path) -> Outco
         return _local(switch, attempt, raw, path, verdict)
     if isinstance(verdict, Balanced):
         if verdict.hold is not None:
-            return switch.holding.connect(attempt, path, verdict.hold)
+            return switch.holding.connect(attempt, path, verdict.hold, raw=raw)
         return balanced(switch, attempt, raw, path, verdict)
     if isinstance(verdict, Delegate):
         return switch.delegation.connect(attempt, raw, path, verdict)

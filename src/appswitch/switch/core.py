@@ -95,7 +95,6 @@ class Switch:
         self.log = reports.log
         self._compose(loop, journal)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
-        loop.on_answered = lambda service, left=None: accept.answered(self, service, left)
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
@@ -126,6 +125,8 @@ class Switch:
         self.flows = Flows(self.world, self.node_ips)
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
         self.holding = Holding(self)
+        loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
+        loop.reflex.on_left = lambda service, left: accept.left(self, service, left)
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)
         self.census = Census(self)

@@ -74,10 +74,14 @@ class Path:
         """The same while nobody knows who will serve it."""
         if source is not self.source:
             return naming.head(port) + naming.tail(self.client.id, 0, source, self.destination)
+        return naming.head(port) + self.unnamed_tail()
+
+    def unnamed_tail(self) -> bytes:
+        """What does not vary of such a name."""
         tail = self.names.get(0)
         if tail is None:
-            tail = self.names[0] = naming.tail(self.client.id, 0, source, self.destination)
-        return naming.head(port) + tail
+            tail = self.names[0] = naming.tail(self.client.id, 0, self.source, self.destination)
+        return tail
 
 
 class Flows:

@@ -16,9 +16,8 @@ from appswitch._kernel import Fd, Reflex
 
 OnEvents = Callable[[int], None]
 OnNotification = Callable[[tuple[int, ...]], None]
-OnAnswered = Callable[..., None]  # a service, and perhaps a connection of it that could not be handed over
 _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
-_TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
+_TAGS = 8 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
 SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
 PAUSE = 0.1  # seconds
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
@@ -44,7 +43,6 @@ class Loop:
     def __init__(self, reflex: Reflex, journal: mmap.mmap) -> None:
         self._journal = journal
         self.reflex = reflex  # what is answered without a decision
-        self.on_answered: OnAnswered = _nothing
         self._epoll = select.epoll()
         self._watched: dict[int, OnEvents] = {}
         self._notified: dict[int, OnNotification] = {}
@@ -121,6 +119,14 @@ class Loop:
 
         self.after(seconds, again)
 
+    def let_go(self, number: int) -> None:
+        """Forget a connection that `Reflex` holds, by its number: it waits for its first bytes no more."""
+        self._control(_DEL, number, 0, 0)
+
+    def look_no_more(self, number: int) -> None:
+        """The same while it is still held: its time will come."""
+        self._control(_MOD, number, 0, number + _kernel.HELD)
+
     def stop(self) -> None:
         """Return from `run` after this round."""
         self._running = False
@@ -130,7 +136,7 @@ class Loop:
         self._running = True
         wait, epoll, watched, notified = _kernel.wait, self._epoll.fileno(), self._watched, self._notified
         monotonic, heappop, timers = time.monotonic, heapq.heappop, self._timers
-        journal, reflex, answered = self._journal, self.reflex, self.on_answered
+        journal, reflex = self._journal, self.reflex
         while self._running:
             try:
                 patience = -1
@@ -147,10 +153,10 @@ class Loop:
                     continue
                 # Looked up each time: what an earlier event led to may have unwatched it.
                 first = event[0]
-                if len(event) > 2:
+                if first.__class__ is not int:
+                    first(*event[1:])
+                elif len(event) > 2:
                     notified[first](event)
-                elif first.__class__ is not int:
-                    answered(*event)
                 elif first in watched:
                     watched[first](event[1])
             except Exception as problem:
@@ -171,10 +177,6 @@ class Loop:
             function = heapq.heappop(self._timers)[2].function
             if function is not None:
                 function()
-
-
-def _nothing(*_event: object) -> None:
-    pass
 
 
 def _raise(problem: Exception) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from appswitch import _kernel
 from appswitch._kernel import Fd, Reflex
 from appswitch.kernel import sockaddr
+from appswitch.resources import Peek
 from appswitch.switch import naming
+from appswitch.switch.flows import Path
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import CONNECTED, FINISHING, NEW, NO_OPTIONS, Option, Options, Socket
 from appswitch.switch.syscalls import TABLE
@@ -38,6 +41,13 @@ class Route(_kernel.Route):
     """Where connect(2) to an address leads. ``settle`` is told how many connections were made without any look."""
 
     settle: Callable[[int], None]
+
+
+class Held(Route):
+    """Where a connection is held for its first bytes before anybody decides."""
+
+    path: Path
+    peek: Peek
 
 
 class Reflexes:
@@ -94,12 +104,20 @@ class Reflexes:
 
     def lead(self, sock: Socket, raw: bytes, targets: tuple[Target, ...], settle: Callable[[int], None]) -> None:
         """Connections of the socket's app to that sockaddr go to one of the targets, by turns, until `forget`."""
-        routes, app = self._routes, sock.app
-        if len(routes) >= LIMIT:
+        self._add(sock, raw, Route(targets, sock.app.ports), settle)
+
+    def _add(self, sock: Socket, raw: bytes, route: Route, settle: Callable[[int], None]) -> None:
+        if len(self._routes) >= LIMIT:
             self.forget()
-        route = Route(targets, app.ports)
         route.settle = settle
-        routes[_route.pack(app.listener.fileno(), sock.family) + raw] = route
+        self._routes[_route.pack(sock.app.listener.fileno(), sock.family) + raw] = route
+
+    def hold(self, sock: Socket, raw: bytes, path: Path, peek: Peek, lobby: Fd, settle: Callable[[int], None]) -> None:
+        """Connections of the socket's app to that sockaddr are held for their first bytes, until `forget`."""
+        target = (path.unnamed_tail(), naming.LOBBY, None)
+        route = Held((target,), sock.app.ports, lobby, sock.app.id, peek.bytes)
+        route.path, route.peek = path, peek
+        self._add(sock, raw, route, settle)
 
     def settle(self) -> None:
         """Bring the accounts up to date: of those who asked for it with `lead`."""
