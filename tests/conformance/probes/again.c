@@ -136,8 +136,10 @@ PROBE(lengths)
         length = -1;
         TRY(getsockopt(client, IPPROTO_TCP, TCP_NODELAY, room, &length));
         length = sizeof room;
-        TRY(getsockopt(client, IPPROTO_TCP, TCP_NODELAY, (char *)1, &length));
-        TRY(getsockopt(client, IPPROTO_TCP, TCP_NODELAY, room, (socklen_t *)1));
+        char *nowhere = (char *)1;
+        socklen_t *no_length = (socklen_t *)2;
+        TRY(getsockopt(client, IPPROTO_TCP, TCP_NODELAY, nowhere, &length));
+        TRY(getsockopt(client, IPPROTO_TCP, TCP_NODELAY, room, no_length));
         addr_t to = at(port);
         TRY(connect(client, &to.sa, 8));
         TRY(connect(client, (void *)1, to.len));
@@ -176,9 +178,18 @@ PROBE(states)
     }
 }
 
+static int reusing_at(addr_t where)
+{
+    int fd = tcp();
+    MUST(set(fd, SOL_SOCKET, SO_REUSEADDR, 1));
+    MUST(bind(fd, &where.sa, where.len));
+    MUST(listen(fd, 8));
+    return fd;
+}
+
 PROBE(gone_and_back)
 {
-    int fd = listener(), port = port_of(fd);
+    int fd = reusing_at(at(0)), port = port_of(fd);
     for (int round = 0; round < ROUNDS; round++) {
         for (int n = 0; n < 2; n++) {
             int client = tcp();
@@ -189,10 +200,7 @@ PROBE(gone_and_back)
         }
         close(fd);
         TRY(CONNECT(tcp(), at(port)));
-        fd = MUST(socket(family, SOCK_STREAM, 0));
-        MUST(set(fd, SOL_SOCKET, SO_REUSEADDR, 1));
-        TRY(BIND(fd, at(port)));
-        TRY(listen(fd, 8));
+        fd = reusing_at(at(port));
     }
 }
 
