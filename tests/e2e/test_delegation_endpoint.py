@@ -176,9 +176,7 @@ def test_who_does_not_accept_has_nothing(switched: Switched, services: Services,
     if way == "is silent":
         wait_output(app, "withdrawn [0-9]+ TIMEOUT")
     assert "has" not in app.stdout
-    assert len(list(Path(f"/proc/{app.pid}/fd").iterdir())) == 4, [
-        os.readlink(f"/proc/{app.pid}/fd/{n}") for n in range(9)
-    ]
+    assert len(list(Path(f"/proc/{app.pid}/fd").iterdir())) == 4
 
 
 def test_one_of_the_first_protocol(switched: Switched, services: Services) -> None:

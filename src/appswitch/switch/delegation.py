@@ -54,7 +54,9 @@ class Delegation:
         self.endpoint: Endpoint | None = None  # made by the main program: it listens on a path
 
     def counts(self, name: str) -> Counts:
-        """Of a proxy that is configured."""
+        """Of a proxy; what is not configured any more is not remembered."""
+        if name not in self._switch.proxies.by_name:
+            return self._counts.get(name) or Counts()
         return self._counts.setdefault(name, Counts())
 
     def forget(self, name: str) -> None:
@@ -110,9 +112,8 @@ class Delegation:
             self.failed(fd, held, verdict)
             return
         if proxy.header == "v2":
-            announced = self._announced(fd, held, verdict)
+            announced = self._announced(fd, held, verdict, f"proxy {proxy.name}")
             if announced is None:
-                self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, f"proxy {proxy.name}")
                 return
             fd, held = announced
         app_id = held.flow.client.app_id
@@ -132,21 +133,24 @@ class Delegation:
         else:
             self._switch.holding.refuse(fd, held, verdict, errno.ECONNREFUSED, f"proxy {proxy.name}")
 
-    def _announced(self, fd: Fd, held: Held, verdict: Delegate) -> tuple[Fd, Held] | None:
-        """The connection with a PROXY header in front. None: it cannot have one.
+    def _announced(self, fd: Fd, held: Held, verdict: Delegate, rule: str) -> tuple[Fd, Held] | None:
+        """The connection with a PROXY header in front. None: it cannot have one, and has been refused.
 
         What has come already can only be copied behind it. Where the header was there first it has to be the first: a
         client with several threads might have written one of its own before.
         """
         if held.header:
-            seen = _kernel.peek(fd, len(held.header))
-            return (fd, held) if seen == held.header else None
+            if _kernel.peek(fd, len(held.header)) == held.header:
+                return fd, held
+            self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, rule)
+            return None
         header = _header(held.client, verdict.to)
         ours, theirs = (Fd(end.detach()) for end in socket.socketpair())
         _kernel.send(ours, header, 0)
         try:
             self._switch.splice(held, None, verdict.to, fd, ours)
-        except OSError:
+        except OSError as problem:  # both ends are closed
+            self._switch.flowlog.refused(held.flow, held.client, verdict, problem.errno or errno.EIO, rule)
             return None
         return theirs, held._replace(unix=True, header=header)
 

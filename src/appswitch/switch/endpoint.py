@@ -28,6 +28,7 @@ from appswitch.switch.apps import App
 from appswitch.switch.gates import stranger
 from appswitch.switch.guest import Guest
 from appswitch.switch.held import Held
+from appswitch.switch.loop import SHORT
 from appswitch.switch.pending import Pending
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Endpoint:
     def _on_peer(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except OSError as problem:
+            if problem.errno in SHORT:
+                self._switch.loop.pause(self._listener.fileno())
             return
         connection.setblocking(False)
         guest = Guest(self._switch, self, connection)
@@ -151,9 +154,13 @@ class Endpoint:
         if message.name in self._proxies:
             return messages.Refused(Reason.CONNECTED, f"a proxy {message.name} is here already")
         self._proxies[message.name] = peer
-        sizes = [size for size in (message.capacity, self._switch.proxies.by_name[message.name].capacity) if size]
-        peer.capacity = min(sizes, default=0)
+        peer.wanted = message.capacity
+        peer.capacity = self._capacity(peer, message.name)
         return messages.Welcome(peer.capacity)
+
+    def _capacity(self, peer: Guest, name: str) -> int:
+        sizes = (peer.wanted, self._switch.proxies.by_name[name].capacity)
+        return min((size for size in sizes if size), default=0)
 
     def _judge(self, peer: Guest, name: str) -> messages.Refused | None:
         proxy = self._switch.proxies.by_name.get(name)
@@ -237,6 +244,8 @@ class Endpoint:
             refused = self._judge(peer, peer.name)
             if refused is not None:
                 peer.refuse(refused.reason, refused.detail)
+            else:
+                peer.capacity = self._capacity(peer, peer.name)
 
     def left(self, peer: Guest) -> None:
         """A connection to the endpoint has ended."""

@@ -8,7 +8,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from appswitch._kernel import Fd
@@ -27,6 +27,7 @@ PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
 TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
 UNANSWERED = 1024  # connections that a proxy may have without an answer, whatever its capacity
 UNSENT = 1024  # packets that a proxy may be behind with reading; more have failed
+AT_ONCE, PAUSE = 32, 0.001  # connections of one that has gone that are seen to in one go; seconds between two
 STRAYS = 64  # words about connections that it does not have, beyond those that were withdrawn; more is a flood
 _SHORT = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE))  # of sendmsg(2): not the link's
 
@@ -38,6 +39,7 @@ class Guest:
         self.pid, self.uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         self.name = ""  # of a proxy
         self.capacity = 0  # 0: no limit
+        self.wanted = 0  # the same, as it has said itself
         self.pending: dict[int, Pending] = {}
         self.offered: Pending | None = None  # by an app, until it has been told what became of it
         self._taken: dict[int, None] = {}
@@ -125,41 +127,52 @@ class Guest:
         self._loop.unwatch(self._connection.fileno())
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._hear_out()
+        confirmed = self._hear_out()
         self._connection.close()
         self._forget_patience()
         self._unsent.clear()
         self._endpoint.left(self)
-        pending, self.pending = self.pending, {}
-        for one in pending.values():
+        for one in self.pending.values():
             one.settled()
-            try:
-                self._endpoint.failed(self.name, one)
-            except Exception as problem:  # as the loop does: one connection is not another's
-                self._loop.on_fault(problem)
-        if self.offered is not None and self.offered.guest is not None:
-            self.offered.guest.withdraw(self.offered, Reason.GONE)
+        has = [self.pending.pop(number) for number in confirmed]
+        self._in_turn([*((self._endpoint.taken, one) for one in has),
+                       *((self._endpoint.failed, one) for one in self.pending.values())])  # fmt: skip
+        self.pending = {}
+        offered, self.offered = self.offered, None
+        if offered is not None and offered.guest is not None:
+            offered.offerer = None  # or the two would keep each other, and the descriptors
+            offered.guest.withdraw(offered, Reason.GONE)
 
-    def _hear_out(self) -> None:
+    def _in_turn(self, left: list[tuple[Callable[[str, Pending], None], Pending]]) -> None:
+        """One connection is not another's, and a thousand are not to hold up everybody's calls."""
+        for then, one in left[:AT_ONCE]:
+            try:
+                then(self.name, one)
+            except Exception as problem:
+                self._loop.on_fault(problem)
+        if left[AT_ONCE:]:
+            self._loop.after(PAUSE, lambda: self._in_turn(left[AT_ONCE:]))
+
+    def _hear_out(self) -> list[int]:
         """What it has confirmed it has, though nobody has read that yet; since `shutdown` no more can come.
 
-        One that confirmed behind more packets than a proxy can owe is taken at its word, whatever that was.
+        One that has said more than a proxy can owe is given the benefit of the doubt: two may not have a connection.
         """
         sent = {number for number, one in self.pending.items() if one.phase is Phase.SENT}
+        confirmed: list[int] = []
         for _ in range(4 * UNANSWERED if sent else 0):
             with contextlib.suppress(ConnectionResetError, MalformedError):
                 try:
                     packet = self._connection.recv(messages.MAX_PACKET)
                 except BlockingIOError:
-                    return
+                    return confirmed
                 if not packet:
-                    return
+                    return confirmed
                 message = messages.decode_to_daemon(packet)
                 if isinstance(message, messages.Received | messages.Done) and message.connection in sent:
                     sent.discard(message.connection)
-                    self._endpoint.taken(self.name, self.pending.pop(message.connection))
-        for number in sent:
-            self._endpoint.taken(self.name, self.pending.pop(number))
+                    confirmed.append(message.connection)
+        return [*confirmed, *sent]
 
     def _forget_patience(self) -> None:
         if self._patience is not None:
@@ -273,7 +286,7 @@ class Guest:
                 socket.send_fds(self._connection, [packet], [fd.fileno() for fd in descriptors])
             except BlockingIOError:
                 break
-            except (OSError, ValueError) as problem:
+            except Exception as problem:  # whatever it is: the next ones are not to wait for it
                 self._not_sent(one, problem)
                 continue
             self._unsent.popleft()
@@ -299,9 +312,9 @@ class Guest:
         if pending.timer is not None:  # from here on nobody else may have it while the proxy lives
             pending.timer.cancel()
 
-    def _not_sent(self, one: Pending | bytes, problem: OSError | ValueError) -> None:
+    def _not_sent(self, one: Pending | bytes, problem: Exception) -> None:
         """The link is broken, or it is this connection alone that cannot be sent."""
-        if (isinstance(problem, OSError) and problem.errno not in _SHORT) or isinstance(one, bytes):
+        if isinstance(one, bytes) or (isinstance(problem, OSError) and problem.errno not in _SHORT):
             self.close()
             return
         self._log("a connection cannot be handed over", proxy=self.name, connection=one.number, error=repr(problem))
