@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -77,10 +78,9 @@ class Delegation:
         source, sock = source_of(attempt.sock, path), attempt.sock
         if proxy.header == "v2":
             return self._switch.holding.connect(attempt, path, None, _header(source, verdict.to))
-        patient = proxy.on_failure == "closed"  # else one whose queue is full is as good as away
-        if not patient and (sock.named or not sock.unix):  # of a door's queue nobody knows
+        if proxy.on_failure == "open":  # a kernel's queue would go with the proxy: it stays here until it is accepted
             return self._switch.holding.connect(attempt, path, None)
-        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient)
+        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient=True)
         if outcome in (GONE, FULL):
             return self._without(attempt, raw, path, verdict, proxy)
         self._taken(path.flow, source, verdict, proxy, sock.unix)
@@ -116,9 +116,10 @@ class Delegation:
             if announced is None:
                 return
             fd, held = announced
-        app_id = held.flow.client.app_id
-        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to)
-        if self._switch.offer(service, arrival, patient=proxy.on_failure == "closed"):
+        app_id, patient = held.flow.client.app_id, proxy.on_failure == "closed"
+        on_lost = None if patient else partial(self.failed, fd, held, verdict)
+        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to, on_lost)
+        if self._switch.offer(service, arrival, patient):  # else one whose queue is full is as good as away
             self._taken(held.flow, held.client, verdict, proxy, held.unix)
         else:
             self.failed(fd, held, verdict)

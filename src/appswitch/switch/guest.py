@@ -8,7 +8,8 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from appswitch._kernel import Fd
@@ -16,6 +17,7 @@ from appswitch.delegate import messages
 from appswitch.delegate.errors import MalformedError, Reason, VersionError
 from appswitch.switch.loop import Timer
 from appswitch.switch.pending import Pending, Phase
+from appswitch.switch.turns import in_turn
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -27,7 +29,6 @@ PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
 TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
 UNANSWERED = 1024  # connections that a proxy may have without an answer, whatever its capacity
 UNSENT = 1024  # packets that a proxy may be behind with reading; more have failed
-AT_ONCE, PAUSE = 32, 0.001  # connections of one that has gone that are seen to in one go; seconds between two
 STRAYS = 64  # words about connections that it does not have, beyond those that were withdrawn; more is a flood
 _SHORT = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE))  # of sendmsg(2): not the link's
 
@@ -135,23 +136,14 @@ class Guest:
         for one in self.pending.values():
             one.settled()
         has = [self.pending.pop(number) for number in confirmed]
-        self._in_turn([*((self._endpoint.taken, one) for one in has),
-                       *((self._endpoint.failed, one) for one in self.pending.values())])  # fmt: skip
+        then = [partial(self._endpoint.taken, self.name, one) for one in has]
+        then += [partial(self._endpoint.failed, self.name, one) for one in self.pending.values()]
+        in_turn(self._loop, then)
         self.pending = {}
         offered, self.offered = self.offered, None
         if offered is not None and offered.guest is not None:
             offered.offerer = None  # or the two would keep each other, and the descriptors
             offered.guest.withdraw(offered, Reason.GONE)
-
-    def _in_turn(self, left: list[tuple[Callable[[str, Pending], None], Pending]]) -> None:
-        """One connection is not another's, and a thousand are not to hold up everybody's calls."""
-        for then, one in left[:AT_ONCE]:
-            try:
-                then(self.name, one)
-            except Exception as problem:
-                self._loop.on_fault(problem)
-        if left[AT_ONCE:]:
-            self._loop.after(PAUSE, lambda: self._in_turn(left[AT_ONCE:]))
 
     def _hear_out(self) -> list[int]:
         """What it has confirmed it has, though nobody has read that yet; since `shutdown` no more can come.

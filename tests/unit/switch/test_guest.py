@@ -49,6 +49,7 @@ from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.gates import stranger
 from appswitch.switch.guest import Guest
 from appswitch.switch.held import Held
+from appswitch.switch.turns import AT_ONCE
 
 HERE, THERE = address("10.1.0.5:40000"), address("10.1.0.1:80")
 
@@ -383,7 +384,7 @@ def test_words_about_nothing_are_a_flood(world: World) -> None:
 
 def test_a_thousand_of_one_that_goes_do_not_hold_up_the_others(world: World) -> None:
     proxy = world.proxy()
-    for _ in range(3 * module.AT_ONCE):
+    for _ in range(3 * AT_ONCE):
         world.connection()
     proxy.close()
     world.run()
