@@ -107,7 +107,7 @@ class Guest:
             return
         self._forget(pending)
         if pending.phase is not Phase.QUEUED:
-            self._credit += 1
+            self._credit += 2  # an ACCEPT may cross with it, and the FAIL of one that gives up waiting
             self.post(messages.Withdrawn(pending.number, reason))
 
     def _forget(self, pending: Pending) -> None:
