@@ -66,6 +66,7 @@ def _figures(run: Run, pin: str, sides: dict[str, Side]) -> Iterator[Figure]:
     yield from _pair(pin, "setup", what, "us", {name: [one.took for one in all_] for name, all_ in costs.items()})
     what = "processor time of all for a connection"
     yield from _pair(pin, "cpu", what, "us", {name: [one.cpu for one in all_] for name, all_ in costs.items()})
+    sides = {name: side for name, side in sides.items() if name != "open"}  # once it is made it is as any other
     trips = take_turns({name: _round_trip(side) for name, side in sides.items()}, run.turns)
     yield from _pair(pin, "latency", "round trip of 16 bytes", "us", trips)
     rates = take_turns({name: _rate(side) for name, side in sides.items()}, run.turns)
@@ -77,7 +78,7 @@ def _pair(pin: str, kind: str, what: str, unit: str, results: dict[str, list[flo
     low = kind != "rate"
     better = Target(at_most=1.0) if low else Target(at_least=1.0)
     pairs = (("ax", "redirect", better), ("ax", "direct", None), ("open", "ax", None))
-    for one, other, target in pairs:
+    for one, other, target in (pair for pair in pairs if pair[0] in results):
         yield Figure(
             name=f"delegation.{other if one == 'ax' else one}.{kind}.{pin}",
             what=f"{what}: " + (f"delegated to Envoy, to {other}" if one == "ax" else "onFailure: open, to closed"),
