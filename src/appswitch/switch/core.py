@@ -49,6 +49,7 @@ from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
 from appswitch.switch.splicer import binary as splicer_binary
 from appswitch.switch.strays import Strays
+from appswitch.switch.turns import in_turn
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
@@ -208,7 +209,8 @@ class Switch:
         False: its queue is full, or the service has gone, and is none any more. Who waits in accept(2) holds the
         listener, and a bell tells; only one that was rung before may have been lost with the listener.
         ``patient``: it may wait for room, with so many others. TCP's client would send its SYN again meanwhile; this
-        one believes to be connected, and must not be turned away because a queue is short.
+        one believes to be connected, and must not be turned away because a queue is short. What has ``on_lost``
+        is not lost when the service goes.
         """
         if service.rung and not service.parked and not self.alive(service):
             return False
@@ -220,7 +222,7 @@ class Switch:
         if not service.returned:
             return True
         self.doors.ring(service)
-        return service.id in self.services.by_id
+        return service.id in self.services.by_id or arrival.on_lost is not None
 
     def watch_listener(self, service: Service, fd: Fd) -> None:
         """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""
@@ -236,9 +238,12 @@ class Switch:
         """Its listening socket has gone, or must not be used any more."""
         self.doors.close(service)
         self.loop.untag(service.id)
+        left = [arrival.on_lost for arrival in service.returned if arrival.on_lost is not None]
         service.returned.clear()
         self.services.close(service)
         Path(service.name.decode()).unlink(missing_ok=True)
+        if left:
+            self.loop.after(0, lambda: in_turn(self.loop, left))
 
     def close_service_of(self, sock: Socket) -> None:
         """The same, for a socket that stops listening."""

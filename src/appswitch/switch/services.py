@@ -30,6 +30,7 @@ class Arrival(NamedTuple):
     unix: bool
     client_app: int | None = None
     asked: Address | None = None  # where the client wanted to go, if that is not ``local``
+    on_lost: Callable[[], None] | None = None  # what becomes of it when nobody will accept any more; else it is closed
 
 
 class Door:

@@ -41,15 +41,20 @@ def address(text: str) -> Address:
 
 
 class Holding:
-    """Remembers what it is given: (end, held, verdict or bounds of peeking)."""
+    """Remembers what it is given: (end, held, verdict or bounds of peeking); closes what it is to refuse."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[Fd, Held, Any]] = []
+        self.refused: list[tuple[Held, int]] = []
 
     def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
         self.settled.append((fd, held, verdict))
 
     hold = settle
+
+    def refuse(self, fd: Fd, held: Held, _verdict: Verdict, error: int, _rule: str) -> None:
+        fd.close()
+        self.refused.append((held, error))
 
 
 class Census:
