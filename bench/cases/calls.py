@@ -88,8 +88,8 @@ def _turn(program: Process, call: str, count: int, node: Node | None = None) -> 
 def measure_handlers(run: Run) -> Iterator[Figure]:
     """Processor time of the switch between a notification and its reply, by call: what AX_TIMING=1 counts.
 
-    It leaves out how the notification is received, and counts the two looks at the clock. socket(2) is answered before
-    anything is counted: see calls.socket.
+    It leaves out how the notification is received, and counts the two looks at the clock. Calls that are answered at
+    once, without any of this (socket(2), and most others from the second time on), are not here: see calls.NAME.
     """
     with Node({"AX_TIMING": "1"}) as node, contextlib.ExitStack() as stack:
         timed = run._replace(node=node)
@@ -99,7 +99,7 @@ def measure_handlers(run: Run) -> Iterator[Figure]:
             app = stack.enter_context(calls(run.programs, Place("unix", node), cpus))
             subjects = {call: _handler_turn(node, app, call) for call in CAUGHT if call != "socket"}
             results = take_turns(subjects | {"yardstick": stack.enter_context(yardstick(cpus))}, run.turns)
-            for call in subjects:
+            for call in (call for call in subjects if all(results[call])):
                 yield Figure(
                     name=f"handlers.{call}",
                     what=f"switch: {WORDS.get(call, call)}, notification to reply",
@@ -115,8 +115,11 @@ def _handler_turn(node: Node, app: Process, call: str) -> Callable[[], float]:
         before = node.status()["stats"]
         app.ask(f"{call} {CALLS}")
         after = node.status()["stats"]
-        count, spent = (after[f"{what}.{call}"] - before[f"{what}.{call}"] for what in ("calls", "nanoseconds"))
-        return float(spent / count / 1000)
+        count, at_once, spent = (
+            after.get(f"{what}.{call}", 0) - before.get(f"{what}.{call}", 0)
+            for what in ("calls", "at_once", "nanoseconds")
+        )
+        return float(spent / (count - at_once) / 1000) if count > at_once else 0.0
 
     return turn
 

@@ -2,6 +2,7 @@
 
 Same client, same server; Envoy carries bytes to where they were to go (tcp_proxy, ORIGINAL_DST). `redirect` is a
 network namespace of its own, with the rules of Istio's sidecar: what leaves is redirected, unless it is Envoy's user's.
+`open` is the delegated one once more, by a proxy with `onFailure: open`: the switch keeps its queue.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def measure(run: Run) -> Iterator[Figure]:
     for pin, cpus in run.pins():
         with contextlib.ExitStack() as stack:
             sides = {
-                "ax": stack.enter_context(_delegated(run, envoy, cpus)),
+                **stack.enter_context(_delegated(run, envoy, cpus)),
                 "redirect": stack.enter_context(_redirected(run.programs, envoy, cpus)),
                 "direct": stack.enter_context(_direct(run.programs, cpus)),
             }
@@ -65,6 +66,7 @@ def _figures(run: Run, pin: str, sides: dict[str, Side]) -> Iterator[Figure]:
     yield from _pair(pin, "setup", what, "us", {name: [one.took for one in all_] for name, all_ in costs.items()})
     what = "processor time of all for a connection"
     yield from _pair(pin, "cpu", what, "us", {name: [one.cpu for one in all_] for name, all_ in costs.items()})
+    sides = {name: side for name, side in sides.items() if name != "open"}  # once it is made it is as any other
     trips = take_turns({name: _round_trip(side) for name, side in sides.items()}, run.turns)
     yield from _pair(pin, "latency", "round trip of 16 bytes", "us", trips)
     rates = take_turns({name: _rate(side) for name, side in sides.items()}, run.turns)
@@ -72,19 +74,20 @@ def _figures(run: Run, pin: str, sides: dict[str, Side]) -> Iterator[Figure]:
 
 
 def _pair(pin: str, kind: str, what: str, unit: str, results: dict[str, list[float]]) -> Iterator[Figure]:
-    """To the redirected ones, better in each; and to those without a proxy."""
+    """To the redirected ones, better in each; to those without a proxy; and what `onFailure: open` costs."""
     low = kind != "rate"
-    targets = {"redirect": Target(at_most=1.0) if low else Target(at_least=1.0), "direct": None}
-    for other, target in targets.items():
+    better = Target(at_most=1.0) if low else Target(at_least=1.0)
+    pairs = (("ax", "redirect", better), ("ax", "direct", None), ("open", "ax", None))
+    for one, other, target in (pair for pair in pairs if pair[0] in results):
         yield Figure(
-            name=f"delegation.{other}.{kind}.{pin}",
-            what=f"{what}: delegated to Envoy, to {other}",
+            name=f"delegation.{other if one == 'ax' else one}.{kind}.{pin}",
+            what=f"{what}: " + (f"delegated to Envoy, to {other}" if one == "ax" else "onFailure: open, to closed"),
             unit="x",
-            samples=ratios(results["ax"], results[other]),
+            samples=ratios(results[one], results[other]),
             target=target,
             steady=pin == "pinned",
             lower_is_better=low,
-            sides={side: statistics.median(results[side]) for side in ("ax", other)},
+            sides={side: statistics.median(results[side]) for side in (one, other)},
             side_unit=unit,
         )
 
@@ -124,7 +127,8 @@ def _direct(programs: Programs, cpus: Set[int]) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def _delegated(run: Run, envoy: str, cpus: Set[int]) -> Iterator[Side]:
+def _delegated(run: Run, envoy: str, cpus: Set[int]) -> Iterator[dict[str, Side]]:
+    """By one Envoy, with two clients: a proxy of each kind of `onFailure`."""
     node, programs = run.node, run.programs
     with contextlib.ExitStack() as stack:
         own, host = node.fresh_ip(), node.fresh_ip()
@@ -135,12 +139,17 @@ def _delegated(run: Run, envoy: str, cpus: Set[int]) -> Iterator[Side]:
         server = stack.enter_context(Process(words, node.environment, cpus))
         backend = {"ip": host, "port": int(server.line())}
         _wait_for(proxy, lambda: any(row["service_port"] == PORT for row in node.get("servers")["servers"]))
-        node.apply({"kind": "Proxy", "metadata": {"name": PROXY}, "spec": {"listener": f"{own}:{PORT}"}})
-        stack.callback(node.delete, f"proxies/{PROXY}")
-        ip, port = vservice(node, stack, "bench-delegated", {"backends": [backend], "proxy": PROXY})
-        words = node.run(node.fresh_ip(), "unix", [programs["client"], ip, port, "1"])
-        client = stack.enter_context(Process(words, node.environment, cpus))
-        yield Side(client, (client.pid, proxy.pid, server.pid, node.pids["switch"]))
+        sides = {}
+        for name, on_failure in (("ax", "closed"), ("open", "open")):
+            spec = {"listener": f"{own}:{PORT}", "onFailure": on_failure}
+            node.apply({"kind": "Proxy", "metadata": {"name": f"{PROXY}-{name}"}, "spec": spec})
+            stack.callback(node.delete, f"proxies/{PROXY}-{name}")
+            service = {"backends": [backend], "proxy": f"{PROXY}-{name}"}
+            ip, port = vservice(node, stack, f"bench-delegated-{name}", service)
+            words = node.run(node.fresh_ip(), "unix", [programs["client"], ip, port, "1"])
+            client = stack.enter_context(Process(words, node.environment, cpus))
+            sides[name] = Side(client, (client.pid, proxy.pid, server.pid, node.pids["switch"]))
+        yield sides
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@
 #include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/seccomp.h>
@@ -46,7 +47,7 @@
 #define KCMP_EPOLL_TFD_TYPE 7
 
 struct module_state {
-    PyTypeObject *fd_type;
+    PyTypeObject *fd_type, *sock_type, *ports_type, *route_type, *reflex_type;
 };
 
 /* An owned descriptor: see fd.c. */
@@ -54,7 +55,45 @@ typedef struct {
     PyObject_HEAD int fd;
 } FdObject;
 
-extern PyType_Spec fd_spec;
+/* A TCP socket as its app believes to have it: the part of switch/sockets.py that `wait` works with, too. See sock.c. */
+typedef struct {
+    PyObject_HEAD long long cookie;
+    PyObject *app, *bound, *options, *link, *parent;
+    int family, phase, answered, service;
+    char unix_file, named, accepted; /* T_BOOL */
+} SockObject;
+
+enum phase { NEW, LISTENING, CONNECTING, FINISHING, CONNECTED }; /* as switch/sockets.py has them */
+
+/* The ports that an app's connections come from, one after the other. See sock.c. */
+typedef struct {
+    PyObject_HEAD int next, low, high;
+    PyObject *taken;
+} PortsObject;
+
+/* Where connect(2) to an address leads, as it was decided before; with `lobby`, the listener of switch/lobby.py, it is
+ * held there until its first bytes have come, `limit` of them at most. See sock.c. */
+typedef struct {
+    PyObject_HEAD PyObject *targets, *ports, *lobby, *app;
+    int limit;
+    unsigned long long used;
+} RouteObject;
+
+/* What is answered without a decision: see reflex.c. */
+enum call { SOCKET, CONNECT, ACCEPT, ACCEPT4, GETSOCKNAME, GETPEERNAME, GETSOCKOPT, SETSOCKOPT, SENDTO, SENDMSG, CALLS };
+
+typedef struct {
+    PyObject_HEAD int numbers[CALLS];
+    unsigned long long served[CALLS];
+    PyObject *sock_type, *no_options;
+    PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
+    PyObject *held, *crowd;
+    PyObject *on_arrival, *on_left, *on_hold, *on_bytes;
+    int most_held, most_by_app;
+    char ticking; /* T_BOOL: somebody looks at what is held, and for how long */
+} ReflexObject;
+
+extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;
 
 #define ARGS PyObject *module, PyObject *const *args, Py_ssize_t nargs
 
@@ -67,7 +106,7 @@ extern PyType_Spec fd_spec;
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
-    X(epoll_add_at) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
+    X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
     X(inherit_datagram) X(attach_filter) X(signal_fd)
 /* clang-format on */
 
@@ -95,11 +134,44 @@ int connect_now(int fd, const struct sockaddr *address, socklen_t size);
 int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size);
 void inherit(int from, int to);
 int nudge(int fd);
+int is_half_closed(int fd);
+int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_size, const struct sockaddr_un *peer,
+             socklen_t peer_size);
+int ports_take(PortsObject *ports);
+int reply_value(int listener, uint64_t id, int64_t value, int error);
+int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
+           PyObject **event);
+PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd);
+
+/* What the abstract name of a connecting socket says behind its magic, in hexadecimal, as switch/naming.py makes it:
+ * network byte order, no padding. */
+struct __attribute__((packed)) connection_name {
+    unsigned char salt[2];
+    uint32_t serial;
+    uint16_t client_port;
+    uint32_t client_app, server_app;
+    unsigned char client_ip[16], client_size, server_ip[16], server_size;
+    uint16_t server_port;
+};
+
+#define NAME_MAGIC "\0AX1"
+enum { MAGIC_SIZE = 4, HEAD_SIZE = MAGIC_SIZE + 2 * 8, NAME_SIZE = MAGIC_SIZE + 2 * sizeof(struct connection_name) };
+
+union peer_address {
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+};
+
+void write_head(char *text, int port);
+int read_name(const struct sockaddr_un *peer, socklen_t size, struct connection_name *name);
+socklen_t shown_address(const unsigned char *ip, int size, uint16_t port, int family, union peer_address *address);
+int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, int *held, const uint64_t *pointers,
+                 int family, int flags, PyObject **left);
 
 /* The data of an event is the descriptor's number; for one that delivers notifications with this bit. A caller may
  * choose other data (above it) for a file whose number it does not keep. */
 #define NOTIFIER (1ULL << 32)
 #define TCP_ONLY (1ULL << 33) /* with NOTIFIER: of an app that gets no Unix sockets */
-#define BORN_TCP 0x80         /* in a value of `born`: a TCP socket */
+#define HELD (1ULL << 34)     /* instead of NOTIFIER: a connection that waits for its first bytes */
 
 #endif

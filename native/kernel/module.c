@@ -16,14 +16,24 @@ struct module_state *state_of(PyObject *module) { return PyModule_GetState(modul
 
 static int module_exec(PyObject *module) {
     struct module_state *state = state_of(module);
-    state->fd_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &fd_spec, NULL);
-    if (state->fd_type == NULL) {
-        return -1;
+    const struct {
+        PyTypeObject **type;
+        PyType_Spec *spec;
+    } types[] = {{&state->fd_type, &fd_spec},
+                 {&state->sock_type, &sock_spec},
+                 {&state->ports_type, &ports_spec},
+                 {&state->route_type, &route_spec},
+                 {&state->reflex_type, &reflex_spec}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        *types[i].type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
+        if (*types[i].type == NULL || PyModule_AddType(module, *types[i].type) < 0) {
+            return -1;
+        }
     }
     const struct {
         const char *name;
         unsigned long long value;
-    } constants[] = {{"NOTIFIER", NOTIFIER}, {"TCP_ONLY", TCP_ONLY}, {"BORN_TCP", BORN_TCP}};
+    } constants[] = {{"NOTIFIER", NOTIFIER}, {"TCP_ONLY", TCP_ONLY}, {"HELD", HELD}};
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++) {
         PyObject *value = PyLong_FromUnsignedLongLong(constants[i].value);
         int status = value == NULL ? -1 : PyModule_AddObjectRef(module, constants[i].name, value);
@@ -32,16 +42,29 @@ static int module_exec(PyObject *module) {
             return -1;
         }
     }
-    return PyModule_AddType(module, state->fd_type);
+    PyObject *magic = PyBytes_FromStringAndSize(NAME_MAGIC, MAGIC_SIZE);
+    int status = magic == NULL ? -1 : PyModule_AddObjectRef(module, "NAME_MAGIC", magic);
+    Py_XDECREF(magic);
+    return status;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
-    Py_VISIT(state_of(module)->fd_type);
+    struct module_state *state = state_of(module);
+    Py_VISIT(state->fd_type);
+    Py_VISIT(state->sock_type);
+    Py_VISIT(state->ports_type);
+    Py_VISIT(state->route_type);
+    Py_VISIT(state->reflex_type);
     return 0;
 }
 
 static int module_clear(PyObject *module) {
-    Py_CLEAR(state_of(module)->fd_type);
+    struct module_state *state = state_of(module);
+    Py_CLEAR(state->fd_type);
+    Py_CLEAR(state->sock_type);
+    Py_CLEAR(state->ports_type);
+    Py_CLEAR(state->route_type);
+    Py_CLEAR(state->reflex_type);
     return 0;
 }
 

@@ -30,106 +30,6 @@ static PyObject *tuple_of(const uint64_t *values, Py_ssize_t count) {
     return tuple;
 }
 
-/* socket(2) for TCP needs no decision, so it is answered here: a stream socket becomes the caller's, the number its
- * reply: AF_UNIX, or of the family it asked for when the app is to use TCP only. The cookie and what the app believes
- * the socket to be go into the dictionary `born`; Python looks there when the socket is used for the first time.
- * Returns 1 when it was done, 0 for a call that Python must judge, -1 with an exception set. */
-static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, PyObject *born) {
-    const int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
-    int family = (int)n->data.args[0], type = (int)n->data.args[1], protocol = (int)n->data.args[2];
-    if ((type & ~flags) != SOCK_STREAM || (protocol != 0 && protocol != IPPROTO_TCP)) {
-        return 0;
-    }
-    int fd = socket(tcp ? family : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (type & SOCK_NONBLOCK), 0);
-    if (fd < 0) {
-        return 0;
-    }
-    uint64_t cookie = 0;
-    socklen_t size = sizeof cookie;
-    struct seccomp_notif_addfd add = {.id = n->id,
-                                      .srcfd = (uint32_t)fd,
-                                      .newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0,
-                                      .flags = SECCOMP_ADDFD_FLAG_SEND};
-    if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0) {
-        close(fd);
-        return 0;
-    }
-    /* Known before the app can use it: another thread of it may be faster than we are. */
-    PyObject *key = PyLong_FromUnsignedLongLong(cookie);
-    PyObject *value =
-        PyLong_FromUnsignedLongLong((uint64_t)listener << 8 | (uint64_t)(tcp ? BORN_TCP : 0) | (uint64_t)family);
-    int status = key == NULL || value == NULL ? -1 : PyDict_SetItem(born, key, value);
-    if (status == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) {
-        int error = errno;
-        status = PyDict_DelItem(born, key);
-        if (error != ENOENT) { /* EMFILE: the caller's limit, and its answer; ENOENT: it is gone */
-            struct seccomp_notif_resp response = {.id = n->id, .error = -error};
-            ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
-        }
-    }
-    Py_XDECREF(key);
-    Py_XDECREF(value);
-    close(fd);
-    return status < 0 ? -1 : 1;
-}
-
-/* The value of a number in a dictionary, borrowed; NULL when there is none, or with an exception set. */
-static PyObject *look_up(PyObject *dictionary, uint64_t number) {
-    PyObject *key = PyLong_FromUnsignedLongLong(number);
-    PyObject *value = key == NULL ? NULL : PyDict_GetItemWithError(dictionary, key);
-    Py_XDECREF(key);
-    return value;
-}
-
-/* struct msghdr, as far as it names an address: recvmsg(2). */
-struct message_name {
-    uint64_t address;
-    uint32_t length;
-};
-
-/* sendto(2) and sendmsg(2) of a UDP socket to where it sends all the time: `steady` has the sockaddr that needs no
- * decision, by the socket's cookie, and the kernel makes the call (switch/udp.py tells why that is safe). `pidfds` has
- * the threads that were seen before. Returns as serve_socket does; whatever is not as expected is Python's. */
-static int serve_steady(PyObject *module, int listener, int is_message, const struct seccomp_notif *n, PyObject *pidfds,
-                        PyObject *steady) {
-    PyObject *known = look_up(pidfds, n->pid);
-    if (known == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    int pidfd = as_fd(module, known);
-    if (pidfd < 0) {
-        return -1;
-    }
-    int fd = (int)syscall(SYS_pidfd_getfd, pidfd, (int)n->data.args[0], 0);
-    if (fd < 0) {
-        return 0;
-    }
-    uint64_t cookie = 0;
-    socklen_t size = sizeof cookie;
-    int failed = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
-    close(fd);
-    PyObject *expected = failed ? NULL : look_up(steady, cookie);
-    if (expected == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    char *wanted, given[sizeof(struct sockaddr_storage)];
-    Py_ssize_t length;
-    if (as_bytes(expected, &wanted, &length) < 0) {
-        return -1;
-    }
-    struct message_name name = {n->data.args[4], (uint32_t)n->data.args[5]};
-    if (is_message && vm_copy((int)n->pid, n->data.args[1], &name, sizeof name, 0)) {
-        return 0;
-    }
-    if (name.length != (size_t)length || name.length > sizeof given ||
-        vm_copy((int)n->pid, name.address, given, name.length, 0) || memcmp(given, wanted, name.length) != 0) {
-        return 0;
-    }
-    struct seccomp_notif_resp response = {.id = n->id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
-    ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
-    return 1;
-}
-
 /* The call in hand, in slot 0 of the journal (switch/journal.py): 10 words as `wait` returns them, zeros when there is
  * none. */
 static int journal_write(PyObject *journal, const struct seccomp_notif *n, int fd) {
@@ -152,17 +52,20 @@ static int journal_write(PyObject *journal, const struct seccomp_notif *n, int f
     return 0;
 }
 
-/* wait(epoll, milliseconds, (numbers of socket(2), sendto(2), sendmsg(2)), born, journal, pidfds, steady): one event.
- * For a notifier the notification is received here, in the same step: (fd, id, tid, nr, six arguments); else (data,
- * events); None when the time is up or the caller is gone. */
+/* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same
+ * step, and where no decision is needed answered as well (reflex.c): (fd, id, tid, nr, six arguments); else (data,
+ * events); or what is left to do after an answer: a function and its arguments; None when there is nothing. */
 PyObject *k_wait(ARGS) {
-    int timeout, nr_socket, nr_sendto, nr_sendmsg;
-    if (arity("wait", nargs, 7) < 0 || journal_write(args[4], NULL, 0) < 0 || as_int(args[1], &timeout) < 0 ||
-        !PyArg_ParseTuple(args[2], "iii:wait", &nr_socket, &nr_sendto, &nr_sendmsg)) {
+    int timeout;
+    if (arity("wait", nargs, 4) < 0 || journal_write(args[2], NULL, 0) < 0 || as_int(args[1], &timeout) < 0) {
         return NULL;
     }
     int epoll = as_fd(module, args[0]);
     if (epoll < 0) {
+        return NULL;
+    }
+    if (Py_TYPE(args[3]) != state_of(module)->reflex_type) {
+        PyErr_SetString(PyExc_TypeError, "not a Reflex");
         return NULL;
     }
     struct epoll_event event;
@@ -179,6 +82,10 @@ PyObject *k_wait(ARGS) {
         }
         Py_RETURN_NONE;
     }
+    ReflexObject *self = (ReflexObject *)args[3];
+    if (event.data.u64 & HELD) {
+        return first_bytes(module, self, (int)(event.data.u64 & ~HELD));
+    }
     if (!(event.data.u64 & NOTIFIER)) {
         return tuple_of((uint64_t[]){event.data.u64, event.events}, 2);
     }
@@ -194,17 +101,13 @@ PyObject *k_wait(ARGS) {
         }
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    if (journal_write(args[4], &n, fd) < 0) {
+    if (journal_write(args[2], &n, fd) < 0) {
         return NULL;
     }
-    int served = 0;
-    if (n.data.nr == nr_socket) {
-        served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, &n, args[3]);
-    } else if (n.data.nr == nr_sendto || n.data.nr == nr_sendmsg) {
-        served = serve_steady(module, fd, n.data.nr == nr_sendmsg, &n, args[5], args[6]);
-    }
-    if (served < 0) {
-        return NULL;
+    PyObject *more = NULL;
+    int served = reflex(module, self, epoll, fd, (event.data.u64 & TCP_ONLY) != 0, &n, &more);
+    if (served < 0 || more != NULL) {
+        return more;
     }
     if (served > 0) {
         Py_RETURN_NONE;

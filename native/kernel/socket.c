@@ -258,15 +258,17 @@ PyObject *k_inherit(ARGS) {
 }
 
 /* is_shut(fd): was the reading side shut down (shutdown(2)), as seen by poll(2)? */
+int is_half_closed(int fd) {
+    struct pollfd state = {.fd = fd, .events = POLLRDHUP};
+    return poll(&state, 1, 0) > 0 && state.revents & POLLRDHUP;
+}
+
 PyObject *k_is_shut(ARGS) {
     if (arity("is_shut", nargs, 1) < 0) {
         return NULL;
     }
-    struct pollfd state = {.fd = as_fd(module, args[0]), .events = POLLRDHUP};
-    if (state.fd < 0) {
-        return NULL;
-    }
-    return PyBool_FromLong(poll(&state, 1, 0) > 0 && state.revents & POLLRDHUP);
+    int fd = as_fd(module, args[0]);
+    return fd < 0 ? NULL : PyBool_FromLong(is_half_closed(fd));
 }
 
 PyObject *k_accept(ARGS) {

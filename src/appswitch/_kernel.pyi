@@ -1,7 +1,8 @@
 """Types of the native module. Functions that may fail for an app's sake return an errno; the others raise OSError."""
 
 import mmap
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 class Fd:
     """An owned descriptor: closed once, by its one owner, at the latest when the object goes."""
@@ -15,26 +16,97 @@ _Fd: TypeAlias = Fd | int
 
 # seccomp_unotify(2)
 NOTIFIER: int  # added to a descriptor's number, the data of an event that delivers notifications
+HELD: int  # the data of an event of a connection that is held: added to its number
 TCP_ONLY: int  # added to that: of an app that gets TCP sockets, not Unix ones
-BORN_TCP: int  # in a value of ``born``: a TCP socket
+NAME_MAGIC: bytes  # with which the abstract name of a connecting socket begins: see switch/naming.py
 
-def wait(
-    epoll: _Fd,
-    milliseconds: int,
-    numbers: tuple[int, int, int],
-    born: dict[int, int],
-    journal: mmap.mmap,
-    pidfds: dict[int, Fd],
-    steady: dict[int, bytes],
-    /,
-) -> tuple[int, ...] | None:
+class Sock:
+    """A TCP socket as its app believes to have it: the part of `switch.sockets.Socket` that `wait` works with, too."""
+
+    cookie: int
+    app: object
+    family: int
+    unix: bool  # the file behind it is a Unix socket
+    phase: int
+    bound: object
+    options: object
+    named: bool  # a Unix socket that has its name cannot get another
+    link: bytes | None  # the name of a connection that `wait` made, until it is read
+    parent: object  # of an accepted one that `wait` recalled: its listener's
+    accepted: bool  # by accept(2), else by connect(2)
+    answered: int  # the thread whose bind(2) or connect(2) was answered with success
+    service: int  # of a listening one
+
+    def __init__(self, cookie: int, app: object, family: int, unix: bool, options: object) -> None: ...
+
+class Ports:
+    """The ports that an app's connections come from, one after the other: ``low`` to ``high``, from ``first`` on."""
+
+    def __init__(self, low: int, high: int, first: int, taken: dict[int, Any]) -> None: ...
+    def take(self) -> int:
+        """The next one that is not in ``taken``; 0 when there is none."""
+
+class Route:
+    """Where connect(2) to an address leads: by turns to one of ``targets``, (rest of a name, path, service) each."""
+
+    used: int  # how often
+
+    def __init__(
+        self,
+        targets: tuple[tuple[bytes, bytes, Any], ...],
+        ports: Ports,
+        lobby: Fd | None = None,
+        app: int = 0,
+        limit: int = 0,
+    ) -> None:
+        """With ``lobby``, the listener behind the target, its connections are held until first bytes have come.
+
+        ``limit`` is how many of these are looked at, ``app`` who makes them.
+        """
+
+class Reflex:
+    """What is known already, so that `wait` answers calls about it itself. Its dictionaries are for others to fill.
+
+    ``numbers`` are those of the system calls, by name; ``sock`` is the class of ``sockets``, ``options`` what a fresh
+    one has set. See switch/reflexes.py.
+    """
+
+    apps: dict[int, Any]  # by the number of their notification descriptor
+    pidfds: dict[int, Fd]  # of threads that have made calls before
+    sockets: dict[int, Any]  # by cookie
+    listening: dict[bytes, Any]  # sockets, by the name of their file
+    services: dict[int, Any]  # by id
+    routes: dict[bytes, Route]  # by listener, family and sockaddr
+    own_names: dict[bytes, bytes]  # sockaddrs, by listener's file and server's address
+    steps: dict[bytes, tuple[Any, Any]]  # options before and after, by question
+    answers: dict[bytes, tuple[Any, bytes]]  # options and a value, by question
+    held: dict[int, list[Any]]  # Fd, route, cookie, port, since (CLOCK_MONOTONIC), looks; by the number of the Fd
+    crowd: dict[int, int]  # how many are held, by app
+    most_held: int
+    most_by_app: int
+    ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does
+    on_arrival: Callable[[Any], None]  # a service has a connection, and somebody may wait in accept(2)
+    on_left: Callable[[Any, tuple[Fd, bytes, int]], None]  # a service's connection could not be handed over
+    on_hold: Callable[[], None]
+    on_bytes: Callable[[int, list[Any], bytes | int], None]  # number, entry, what is there or -errno
+    steady: dict[int, bytes]  # the sockaddr to which a UDP socket's sends need no decision, by cookie
+
+    def __init__(self, numbers: dict[str, int], sock: type[Sock], options: object) -> None: ...
+    def served(self) -> dict[str, int]:
+        """How many calls were answered, by name."""
+
+def wait(epoll: _Fd, milliseconds: int, journal: mmap.mmap, reflex: Reflex, /) -> tuple[Any, ...] | None:
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
 
-    ``numbers`` are those of socket(2), sendto(2) and sendmsg(2). socket(2) of TCP is answered within: ``born`` gets its
-    cookie -> notifier << 8 | BORN_TCP or 0 | family. So is a send by the socket of a cookie in ``steady`` to the
-    sockaddr that is there, by a thread with an entry in ``pidfds``: the kernel makes the call. The call in hand stands
-    in the first slot of ``journal``. Raises OSError.
+    Calls that need no decision are answered within. What is left to do then is an event, too: a function of ``reflex``
+    and its arguments. The call in hand stands in the first slot of ``journal``. Raises OSError.
     """
+
+def http_request(data: bytes, /) -> dict[str, str] | None:
+    """What `routing.l7.http1` finds in the head of a request; None for all but ordinary ones, which it must read."""
+
+def name_head(port: int, /) -> bytes:
+    """The first part of a connection's name, which no other has."""
 
 def epoll_watch(epoll: _Fd, operation: int, fd: _Fd, events: int, data: int, /) -> int:
     """epoll_ctl(2) for `wait`. 0 or errno."""
@@ -121,7 +193,6 @@ def accept_give(
     length_address: int,
     family: int,
     flags: int,
-    magic: bytes,
     /,
 ) -> int | tuple[Fd, bytes, int]:
     """accept(2) of a same-host connection, done: the number given, or -errno. ``fd`` is closed when one was taken.

@@ -120,7 +120,12 @@ def test_the_end_of_a_chain_is_the_server(switched: Switched, services: Services
 # -- failures
 
 
-@pytest.mark.parametrize("way", ["is silent", "fails", "dies", "speaks nonsense", "sends descriptors", "greets again"])
+FAILING = (
+    "is silent", "fails", "dies", "accepts and dies", "speaks nonsense", "sends descriptors", "greets again", "floods",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", FAILING)
 @pytest.mark.parametrize("on_failure", ["open", "closed"])
 def test_failures(switched: Switched, services: Services, server: App, way: str, on_failure: str) -> None:
     web = guarded(services, server, "one", onFailure=on_failure, timeout=0.3)
@@ -162,11 +167,34 @@ def test_one_that_answers_for_another(switched: Switched, services: Services, se
     assert client.wait() in BROKEN
 
 
-def test_one_that_floods(switched: Switched, services: Services, server: App) -> None:
-    web = guarded(services, server, "one", timeout=20)
-    takes(switched, "one", "floods")
-    assert ask(switched, url(web))["name"] == "server"
-    assert ask(switched, url(str(server.ip), 8080))["name"] == "server"
+@pytest.mark.parametrize("way", ["is silent", "passes", "hands on", "drops", "fails"])
+def test_who_does_not_accept_has_nothing(switched: Switched, services: Services, server: App, way: str) -> None:
+    """No descriptor but its standard ones and the link, whatever it answers, and when."""
+    web = guarded(services, server, "one", onFailure="open", timeout=0.2)
+    app = takes(switched, "one", way)
+    assert switched.run(*CURL, url(web), status=None).returncode in (0, *BROKEN)
+    if way == "is silent":
+        wait_output(app, "withdrawn [0-9]+ TIMEOUT")
+    assert "has" not in app.stdout
+    assert len(list(Path(f"/proc/{app.pid}/fd").iterdir())) == 4
+
+
+def test_one_of_the_first_protocol(switched: Switched, services: Services) -> None:
+    """It is told why it cannot be served, in its own version."""
+    services.proxy("one")
+    told = switched.run(PYTHON, "-c", OF_VERSION_1, options=("--name", "one"))
+    assert told.stdout.startswith("version 1, kind 3, reason 1: this daemon speaks version 2 of the protocol")
+
+
+OF_VERSION_1 = """
+import os, socket
+link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+link.connect(os.environ["AX_RUN_DIR"] + "/delegate.sock")
+link.send(b"AXD\\x01\\x01" + bytes(3) + bytes(4) + b"\\x03one")
+told = link.recv(2000)
+assert told[:3] == b"AXD" and link.recv(2000) == b""
+print(f"version {told[3]}, kind {told[4]}, reason {told[9]}: {told[10:].decode()}")
+"""
 
 
 def test_one_that_is_stopped(switched: Switched, services: Services, server: App) -> None:

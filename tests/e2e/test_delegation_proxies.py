@@ -190,6 +190,28 @@ def test_one_whose_queue_is_full(switched: Switched, services: Services, kind: s
     assert any(app.running() for app in waiting)
 
 
+@pytest.mark.also("tcp")
+@pytest.mark.parametrize("header", ["none", "v2"])
+def test_who_was_not_accepted_goes_on(switched: Switched, services: Services, kind: str, header: str) -> None:
+    """A proxy is killed that has connections in its queue: with them nothing has happened yet."""
+    server = mirror(switched)
+    proxy = asleep(switched)
+    switched.transport = "tcp" if kind == "tcp" else ""
+    services.proxy("open", listener=f"front:{PORT}", header=header, onFailure="open")
+    services.proxy("closed", listener=f"front:{PORT}", header=header)
+    waiting = {}
+    for name in ("open", "closed"):
+        web = services.vservice(name, str(server.ip), ports="80:8080", proxy=name)
+        waiting[name] = [switched.start("curl", "-sS", "-m", "100", url(web)) for _ in range(3)]
+        wait_until(lambda name=name: services.proxies()[name]["taken"] == 3, lambda: f"its queue: {services.proxies()}")
+    proxy.send(signal.SIGKILL)
+    for app in waiting["open"]:
+        assert app.wait() == 0, str(app)
+        assert json.loads(app.stdout)["name"] == "one"
+    assert [app.wait() in (52, 55, 56) for app in waiting["closed"]] == [True] * 3
+    assert services.proxies()["open"]["failed"] == 3
+
+
 @pytest.mark.parametrize("header", ["none", "v2"])
 def test_one_that_is_killed_under_load(switched: Switched, services: Services, place: Path, header: str) -> None:
     """What it had is lost with it. Nothing that comes later is."""

@@ -101,7 +101,7 @@ def _offer(path: str, offer: messages.Offer, sockets: Sequence[socket.socket], t
         link.settimeout(timeout)
         link.connect(path)
         packets.send(link, messages.encode(offer), sockets)
-        packet, strays = packets.receive(link)
+        packet, strays = _answer(link)
         packets.close(strays)
     if not packet:
         raise RefusedError(Reason.OTHER, "the daemon went")
@@ -110,3 +110,15 @@ def _offer(path: str, offer: messages.Offer, sockets: Sequence[socket.socket], t
         raise RefusedError(answer.reason, answer.detail)
     if not isinstance(answer, messages.Taken):
         raise MalformedError(f"{type(answer).__name__} instead of an answer")
+
+
+def _answer(link: socket.socket) -> tuple[bytes, list[socket.socket]]:
+    """Takes the offer back when there is none, so that not two have the sockets: raises TimeoutError then."""
+    try:
+        return packets.receive(link)
+    except TimeoutError:
+        link.shutdown(socket.SHUT_RDWR)  # from here on the daemon cannot say yes; it may have, just now
+        answer = packets.receive(link)
+        if not answer[0]:
+            raise
+        return answer

@@ -12,8 +12,9 @@ from typing import Any, Literal, Self
 
 from appswitch.address import ip_text
 from appswitch.delegate import packets
+from appswitch.delegate.errors import MalformedError, Reason
 from appswitch.delegate.link import Link
-from appswitch.delegate.messages import Action, Done, Verdict, encode
+from appswitch.delegate.messages import Action, Done, Received, Verdict, encode
 from appswitch.delegate.metadata import Metadata
 
 _LINGER = 5.0  # seconds that the end of what was written has, once a connection is closed
@@ -24,34 +25,29 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 class _Phase(enum.Enum):
     ASKED = "not answered"
+    ACCEPTING = "accepted, and not here yet"
     ACCEPTED = "accepted"
     CLOSED = "closed"
 
 
 class Connection:
-    """To be answered once: `accept`, `pass_`, `drop` or `hand_on`. Before `accept`, read nothing but with MSG_PEEK.
+    """To be answered once: `accept`, `pass_`, `drop` or `hand_on`, by what ``metadata`` says.
 
-    ``app`` is connected to the app, ``remote`` (of direction server) to the remote client; both do not block. All that
-    a method of answers raises: RuntimeError if it was answered before, ConnectionError if the daemon went meanwhile.
+    The sockets come with `accept`: until then the connection is the daemon's. All that a method of answers raises:
+    RuntimeError if it was answered before, ConnectionAbortedError if the daemon asks no more, because the time for it
+    is over or the app has gone, and another ConnectionError if the daemon itself went.
     """
 
-    def __init__(
-        self,
-        metadata: Metadata,
-        sockets: Sequence[socket.socket],
-        link: Link,
-        gone: Callable[[Connection], None],
-    ) -> None:
-        for sock in sockets:
-            sock.setblocking(False)
+    def __init__(self, metadata: Metadata, link: Link, gone: Callable[[Connection], None]) -> None:
         self.metadata = metadata
-        self.app = sockets[0]
-        self.remote = sockets[1] if len(sockets) > 1 else None
         self.from_app = 0  # bytes, for the daemon's statistics: counted by `streams`, or by you
         self.to_app = 0
         self._link = link
         self._gone = gone
         self._phase = _Phase.ASKED
+        self._ours: Sequence[socket.socket] = ()
+        self._arrived: asyncio.Future[Sequence[socket.socket]] | None = None  # while `accept` waits
+        self._lost: ConnectionError | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
     def __repr__(self) -> str:
@@ -67,27 +63,55 @@ class Connection:
         await self.close()
 
     @property
+    def app(self) -> socket.socket:
+        """Connected to the app; it does not block. Raises RuntimeError before `accept`."""
+        return self._sockets()[0]
+
+    @property
+    def remote(self) -> socket.socket | None:
+        """Of direction server the same, connected to the remote client; of direction client None, after `accept`."""
+        _, *remote = self._sockets()
+        return remote[0] if remote else None
+
+    @property
     def accepted(self) -> bool:
         """And not yet closed."""
         return self._phase is _Phase.ACCEPTED
 
     @property
     def closed(self) -> bool:
-        """By an answer that was no acceptance, by `close`, or because the daemon went before the answer."""
+        """By an answer that was no acceptance, by `close`, or because the daemon went or asks no more."""
         return self._phase is _Phase.CLOSED
 
     async def accept(self) -> None:
-        """Serve it. The sockets are yours until `close`."""
+        """Serve it. Waits for the sockets, which are yours until `close`."""
         self._answering()
-        self._phase = _Phase.ACCEPTED
+        self._phase = _Phase.ACCEPTING
+        number = self.metadata.connection
+        self._arrived = asyncio.get_running_loop().create_future()
         try:
-            await self._link.send(Verdict(self.metadata.connection, Action.ACCEPT))
-        except BaseException:
+            await self._link.send(Verdict(number, Action.ACCEPT))
+            self._ours = await self._arrived
+            await self._link.send(Received(number))  # who cannot say so does not have it: the daemon gave it elsewhere
+            self._phase = _Phase.ACCEPTED
+        except BaseException as problem:
             self._end()
+            if not isinstance(problem, ConnectionError):  # else the daemon knows
+                with contextlib.suppress(OSError):
+                    await self._link.send(Verdict(number, Action.FAIL))
             raise
 
+    def hand_over(self, sockets: Sequence[socket.socket]) -> None:
+        """For `Delegation`: what `accept` waits for. Raises MalformedError for what was not asked for."""
+        wanted = 1 if self.metadata.direction == "client" else 2
+        if self._arrived is None or self._arrived.done() or len(sockets) != wanted:
+            raise MalformedError(f"{self!r}: {len(sockets)} sockets that nobody asked for")
+        for sock in sockets:
+            sock.setblocking(False)
+        self._arrived.set_result(sockets)
+
     async def pass_(self) -> None:
-        """As if there were no proxy. The sockets are closed here, as with the next two."""
+        """As if there were no proxy."""
         await self._refuse(Verdict(self.metadata.connection, Action.PASS))
 
     async def drop(self, errno: int = 0) -> None:
@@ -147,13 +171,24 @@ class Connection:
                 await self._link.send(Verdict(number, Action.FAIL))
 
     def lost(self, link: Link) -> None:
-        """The daemon went: what it was not told about, it will not hear any more."""
-        if self._link is link and self._phase is _Phase.ASKED:
+        """For `Delegation`: the daemon went, and what it was not told about, it will not hear any more."""
+        if self._link is link:
+            self._lose(ConnectionResetError(f"{self!r}: the daemon went"))
+
+    def withdrawn(self, reason: Reason) -> None:
+        """For `Delegation`: the daemon gives it to nobody, or to somebody else."""
+        self._lose(ConnectionAbortedError(f"{self!r}: withdrawn ({reason.name.lower()})"))
+
+    def _lose(self, error: ConnectionError) -> None:
+        if self._phase is _Phase.ASKED:
+            self._lost = error
             self._end()
+        elif self._arrived is not None and not self._arrived.done():
+            self._arrived.set_exception(error)
 
     def _answering(self) -> None:
-        if self._link.closed and self._phase is not _Phase.ACCEPTED:
-            raise ConnectionResetError(f"{self!r}: the daemon went")
+        if self._lost is not None:
+            raise self._lost
         if self._phase is not _Phase.ASKED:
             raise RuntimeError(f"{self!r}: it was answered")
 
@@ -178,9 +213,24 @@ class Connection:
         self._phase = _Phase.CLOSED
         for writer in self._writers:
             writer.transport.abort()
-        packets.close((self.app, self.remote))
+        self._give_back()
         self._gone(self)
         return True
+
+    def _sockets(self) -> Sequence[socket.socket]:
+        if not self._ours:
+            raise RuntimeError(f"{self!r}: its sockets come with accept()")
+        return self._ours
+
+    def _give_back(self) -> None:
+        """Close what has come, and let nobody wait for it."""
+        arrived = self._arrived
+        if arrived is None or arrived.cancelled():
+            return
+        if not arrived.done():
+            arrived.set_exception(ConnectionAbortedError(f"{self!r}: it was closed"))
+        if arrived.exception() is None:
+            packets.close(arrived.result())
 
 
 class _Reader(asyncio.StreamReader):

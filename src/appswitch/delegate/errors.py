@@ -14,7 +14,11 @@ class IncompleteError(MalformedError):
 
 
 class VersionError(MalformedError):
-    """A message of another version of the protocol."""
+    """Another version of the protocol (``version``, where it was a message's), or of the metadata."""
+
+    def __init__(self, detail: str, version: int = 0) -> None:
+        super().__init__(detail)
+        self.version = version
 
 
 class Reason(enum.IntEnum):
@@ -31,6 +35,7 @@ class Reason(enum.IntEnum):
     TIMEOUT = 8  # the proxy did not answer in time
     MALFORMED = 9  # what was sent, or which descriptors came with it
     LOOP = 10  # the proxy has had this connection before
+    GONE = 11  # who offered it has gone, or taken it back
 
     @classmethod
     def _missing_(cls, value: object) -> Reason:

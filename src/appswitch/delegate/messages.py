@@ -1,7 +1,7 @@
 """What the daemon, proxies and apps say to each other at ``$AX_RUN_DIR/delegate.sock``: docs/delegation-protocol.md.
 
-Unix SOCK_SEQPACKET, one message a packet. `Handover` is nothing but a PROXY header; every other message begins with
-eight bytes: "AXD", the version, a kind, three zeros. Numbers are in network order. Bytes in, values out: no I/O.
+Unix SOCK_SEQPACKET, one message a packet. `Ask` is nothing but a PROXY header; every other message begins with eight
+bytes: "AXD", the version, a kind, three zeros. Numbers are in network order. Bytes in, values out: no I/O.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from appswitch.delegate.metadata import decode as decode_metadata
 from appswitch.delegate.metadata import encode as encode_metadata
 from appswitch.delegate.proxyprotocol import MAX_SIZE, SIGNATURE
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"AXD"
 MAX_DETAIL = 1024  # bytes
 MAX_ERRNO = 4095  # the kernel's own bound: MAX_ERRNO in include/linux/err.h
@@ -57,23 +57,42 @@ class Refused(NamedTuple):
     detail: str = ""
 
 
-class Handover(NamedTuple):
-    """Daemon to proxy: a connection, to be answered by one `Verdict`.
-
-    With one descriptor (direction client) a stream socket whose other end is the app; with two (direction server)
-    that one first, then the connection to the remote client.
-    """
+class Ask(NamedTuple):
+    """Daemon to proxy: what is known of a connection, to be answered by one `Verdict`. It comes without descriptors."""
 
     metadata: Metadata
 
 
 class Verdict(NamedTuple):
-    """Proxy to daemon: its one answer to a `Handover`."""
+    """Proxy to daemon: its one answer to an `Ask`."""
 
     connection: int
     action: Action
     errno: int = 0  # only with DROP, what the app's call fails with where it still can; 0: ECONNREFUSED
     next: str = ""  # only with NEXT: a proxy; "": the one that is configured
+
+
+class Handover(NamedTuple):
+    """Daemon to proxy: the connection that it has accepted, to be confirmed by `Received`.
+
+    With one descriptor (direction client) a stream socket whose other end is the app; with two (direction server)
+    that one first, then the connection to the remote client.
+    """
+
+    connection: int
+
+
+class Received(NamedTuple):
+    """Proxy to daemon: it has the descriptors, and nobody else is to have them. Before that it reads no byte."""
+
+    connection: int
+
+
+class Withdrawn(NamedTuple):
+    """Daemon to proxy: what it was asked about is another's, or nobody's; what it answers has no effect any more."""
+
+    connection: int
+    reason: Reason
 
 
 class Done(NamedTuple):
@@ -87,7 +106,8 @@ class Done(NamedTuple):
 class Offer(NamedTuple):
     """App to daemon, the only message of its connection: sockets of its own for ``metadata.proxy``.
 
-    Descriptors as with `Handover`. The daemon says itself who the app is, and which number the connection has.
+    Descriptors as with `Handover`; they stay the app's as well until `Taken`. The daemon says itself who the app is,
+    and which number the connection has.
     """
 
     metadata: Metadata
@@ -99,17 +119,20 @@ class Taken(NamedTuple):
     connection: int
 
 
-ToDaemon = Hello | Verdict | Done | Offer
-FromDaemon = Welcome | Refused | Handover | Taken
+ToDaemon = Hello | Verdict | Received | Done | Offer
+FromDaemon = Welcome | Refused | Ask | Handover | Withdrawn | Taken
 
 
-def encode(message: ToDaemon | FromDaemon) -> bytes:
-    """One packet. Raises ValueError for numbers and names beyond their bounds."""
-    if isinstance(message, Handover):
+def encode(message: ToDaemon | FromDaemon, version: int = VERSION) -> bytes:
+    """One packet. Raises ValueError for numbers and names beyond their bounds.
+
+    Another ``version`` is for `Refused` alone, which every version reads.
+    """
+    if isinstance(message, Ask):
         return encode_metadata(message.metadata)
     kind, to_bytes = _ENCODERS[type(message)]
     try:
-        return _PREFIX.pack(MAGIC, VERSION, kind, b"") + to_bytes(message)
+        return _PREFIX.pack(MAGIC, version, kind, b"") + to_bytes(message)
     except struct.error as error:
         raise ValueError(f"{message}: {error}") from error
 
@@ -124,7 +147,7 @@ def decode_to_daemon(packet: bytes, descriptors: int = 0) -> ToDaemon:
 def decode_from_daemon(packet: bytes, descriptors: int = 0) -> FromDaemon:
     """What the daemon sent, with so many descriptors. Raises MalformedError."""
     if packet.startswith(SIGNATURE):
-        message: ToDaemon | FromDaemon = Handover(decode_metadata(packet, allow_checksum=False))
+        message: ToDaemon | FromDaemon = Ask(decode_metadata(packet, allow_checksum=False))
     else:
         message = _decode(packet, _FROM_DAEMON)
     _check_descriptors(message, descriptors)
@@ -139,9 +162,9 @@ def _decode(packet: bytes, decoders: dict[int, _Decoder]) -> _Message:
     if not packet.startswith(MAGIC) or len(packet) < _PREFIX.size:
         raise MalformedError("no message")
     _, version, kind, reserved = _PREFIX.unpack_from(packet)
-    if version != VERSION:
-        raise VersionError(f"a message of version {version}")
     decoder = decoders.get(kind)
+    if version != VERSION and decoder is not _to_refused:
+        raise VersionError(f"a message of version {version}", version)
     if decoder is None or reserved != bytes(3):
         raise MalformedError(f"a message of kind {kind}")
     try:
@@ -151,11 +174,13 @@ def _decode(packet: bytes, decoders: dict[int, _Decoder]) -> _Message:
 
 
 def _check_descriptors(message: _Message, count: int) -> None:
-    wanted = 0
-    if isinstance(message, Handover | Offer):
-        wanted = 1 if message.metadata.direction == "client" else 2
-    if count != wanted:
-        raise MalformedError(f"{type(message).__name__} with {count} descriptors instead of {wanted}")
+    wanted: tuple[int, ...] = (0,)
+    if isinstance(message, Offer):
+        wanted = (1,) if message.metadata.direction == "client" else (2,)
+    elif isinstance(message, Handover):
+        wanted = (1, 2)  # by the direction that it was asked about
+    if count not in wanted:
+        raise MalformedError(f"{type(message).__name__} with {count} descriptors instead of {max(wanted)}")
 
 
 # The bodies, one after the other as in the specification.
@@ -165,7 +190,8 @@ _WELCOME = struct.Struct("!I")  # capacity
 _REFUSED = struct.Struct("!H")  # reason, and the detail
 _VERDICT = struct.Struct("!QBBH")  # connection, action, length of the name, errno, and the name
 _DONE = struct.Struct("!QQQ")  # connection, bytes from the app, bytes to it
-_TAKEN = struct.Struct("!Q")  # connection
+_CONNECTION = struct.Struct("!Q")  # all of TAKEN, HANDOVER, RECEIVED
+_WITHDRAWN = struct.Struct("!QH")  # connection, reason
 
 
 def _hello(message: Hello) -> bytes:
@@ -189,6 +215,11 @@ def _refused(message: Refused) -> bytes:
 def _to_refused(body: bytes) -> Refused:
     (reason,) = _REFUSED.unpack_from(body)
     return Refused(Reason(reason), text_of(body[_REFUSED.size :], MAX_DETAIL))
+
+
+def _to_withdrawn(body: bytes) -> Withdrawn:
+    connection, reason = _WITHDRAWN.unpack(body)
+    return Withdrawn(connection, Reason(reason))
 
 
 def _verdict(message: Verdict) -> bytes:
@@ -228,16 +259,22 @@ _ENCODERS: dict[type[_Message], tuple[int, Callable[..., bytes]]] = {
     Verdict: (4, _verdict),
     Done: (5, lambda message: _DONE.pack(*message)),
     Offer: (6, lambda message: encode_metadata(message.metadata)),
-    Taken: (7, lambda message: _TAKEN.pack(*message)),
+    Taken: (7, lambda message: _CONNECTION.pack(*message)),
+    Handover: (8, lambda message: _CONNECTION.pack(*message)),
+    Received: (9, lambda message: _CONNECTION.pack(*message)),
+    Withdrawn: (10, lambda message: _WITHDRAWN.pack(*message)),
 }
 _TO_DAEMON: dict[int, _Decoder] = {
     1: _to_hello,
     4: _to_verdict,
     5: lambda body: Done(*_DONE.unpack(body)),
     6: lambda body: Offer(decode_metadata(body, allow_checksum=False)),
+    9: lambda body: Received(*_CONNECTION.unpack(body)),
 }
 _FROM_DAEMON: dict[int, _Decoder] = {
     2: lambda body: Welcome(*_WELCOME.unpack(body)),
     3: _to_refused,
-    7: lambda body: Taken(*_TAKEN.unpack(body)),
+    7: lambda body: Taken(*_CONNECTION.unpack(body)),
+    8: lambda body: Handover(*_CONNECTION.unpack(body)),
+    10: _to_withdrawn,
 }

@@ -23,7 +23,8 @@ from appswitch.delegate import packets
 from appswitch.delegate.connection import Connection
 from appswitch.delegate.errors import MalformedError, RefusedError
 from appswitch.delegate.link import Link
-from appswitch.delegate.messages import Handover
+from appswitch.delegate.messages import Action, Ask, Handover, Verdict, Withdrawn
+from appswitch.delegate.metadata import Metadata
 from appswitch.paths import RunDir, run_dir
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Delegation(AsyncIterator[Connection]):
     """A proxy, connected to the daemon under the name under which it is configured.
 
     - Connections must be answered within the configured time: one that waits here for its turn is waiting.
-    - Not more than ``capacity`` (0: no limit) are here at a time; the daemon is told, and no more is read.
+    - Not more than ``capacity`` (0: no limit) are here at a time; the daemon is told, and asks about no more.
     - When the daemon goes, accepted connections stay, unanswered ones are lost, and it is looked for until it is back.
     """
 
@@ -47,10 +48,8 @@ class Delegation(AsyncIterator[Connection]):
         self.capacity = capacity
         self._path = os.fspath((run_dir() if directory is None else RunDir(directory)).delegate)
         self._timeout = timeout
-        self._live: set[Connection] = set()
+        self._live: dict[tuple[Link, int], Connection] = {}  # numbers of one daemon may be another's, too
         self._waiting: asyncio.Queue[Connection | None] = asyncio.Queue()
-        self._room = asyncio.Event()
-        self._room.set()
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -88,7 +87,7 @@ class Delegation(AsyncIterator[Connection]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await asyncio.gather(*(connection.close() for connection in tuple(self._live)))
+        await asyncio.gather(*(connection.close() for connection in tuple(self._live.values())))
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -110,22 +109,39 @@ class Delegation(AsyncIterator[Connection]):
                 await self._read(link)
             link.close()
             self._link = None
-            for connection in tuple(self._live):
+            for connection in tuple(self._live.values()):
                 connection.lost(link)
             link = self._link = await self._found_again()
 
     async def _read(self, link: Link) -> None:
         """Until the daemon goes."""
         while True:
-            await self._room.wait()
             message, sockets = await link.receive()
-            if not isinstance(message, Handover):
-                packets.close(sockets)
-                raise MalformedError(f"{type(message).__name__} from the daemon")
-            connection = Connection(message.metadata, sockets, link, self._gone)
-            self._live.add(connection)
-            self._waiting.put_nowait(connection)
-            self._count()
+            match message:
+                case Ask(metadata):
+                    await self._asked(link, metadata)
+                case Handover(number) if (connection := self._live.get((link, number))) is not None:
+                    try:
+                        connection.hand_over(sockets)
+                    except MalformedError:
+                        packets.close(sockets)
+                        raise
+                case Withdrawn(number, reason) if (connection := self._live.get((link, number))) is not None:
+                    connection.withdrawn(reason)
+                case Handover() | Withdrawn():  # it was given up here meanwhile, and the daemon told so
+                    packets.close(sockets)
+                case _:
+                    raise MalformedError(f"{type(message).__name__} from the daemon")
+
+    async def _asked(self, link: Link, metadata: Metadata) -> None:
+        if self.capacity and len(self._live) >= self.capacity:  # it knows, and there are still ones of another daemon
+            await link.send(Verdict(metadata.connection, Action.FAIL))
+            return
+        connection = Connection(metadata, link, lambda one: self._gone(link, one))
+        if (link, metadata.connection) in self._live:
+            raise MalformedError(f"{connection!r} is asked about twice")
+        self._live[link, metadata.connection] = connection
+        self._waiting.put_nowait(connection)
 
     async def _found_again(self) -> Link:
         """It may not know its configuration yet, nor that our last connection has ended: refusals do not count."""
@@ -136,15 +152,8 @@ class Delegation(AsyncIterator[Connection]):
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
-    def _gone(self, connection: Connection) -> None:
-        self._live.discard(connection)
-        self._count()
-
-    def _count(self) -> None:
-        if self.capacity and len(self._live) >= self.capacity:
-            self._room.clear()
-        else:
-            self._room.set()
+    def _gone(self, link: Link, connection: Connection) -> None:
+        self._live.pop((link, connection.metadata.connection), None)
 
 
 async def serve(

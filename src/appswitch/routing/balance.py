@@ -87,6 +87,10 @@ class Balancer:
         """It was accepted: it is active, and a success."""
         self._health.established(key)
 
+    def made(self, key: Hashable, number: int) -> None:
+        """So many connections to this backend were made, one as good as the other."""
+        self._health.made(key, number)
+
     def failed(self, key: Hashable, now: float) -> bool:
         """It was refused or timed out. Whether the backend has been ejected just now."""
         return self._health.failed(key, now)

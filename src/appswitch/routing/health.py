@@ -122,6 +122,15 @@ class Health:
             self._weigh(key, record)
         self.succeeded(key)
 
+    def made(self, key: Hashable, number: int) -> None:
+        """So many have been."""
+        record = self._record(key)
+        record.total += number
+        record.active += number
+        if self._limited:
+            self._weigh(key, record)
+        self.succeeded(key)
+
     def cancelled(self, key: Hashable) -> None:
         """It was given up by the client: nobody's failure."""
         self._less(key, pending=1)

@@ -26,8 +26,8 @@ from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
 from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
+from appswitch.switch.reflexes import fresh
 from appswitch.switch.report import Log, Reports
-from appswitch.switch.syscalls import number_of
 
 
 def main() -> int:
@@ -38,9 +38,7 @@ def main() -> int:
     pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
         _kernel.trust(pid)
-    arch = platform.machine()
-    numbers = (number_of("socket", arch), number_of("sendto", arch), number_of("sendmsg", arch))
-    loop = Loop(numbers, journal.map)
+    loop = Loop(fresh(platform.machine()), journal.map)
     log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
     keep = Keep(loop)
     _raise_descriptor_limit()

@@ -64,6 +64,21 @@ def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
     return LATER
 
 
+def arrived(switch: Switch, service: Service) -> None:
+    """`_kernel.Reflex` has made a connection, and somebody may wait for it."""
+    if service.parked:
+        wake(switch, service)
+
+
+def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int]) -> None:
+    """`_kernel.Reflex` has taken a connection that could not be handed over: it stays the next one of the service."""
+    connection, raw, _ = taken
+    link = naming.parse_connection(sockaddr.unix_name(raw))
+    if link is not None and service.id in switch.services.by_id:
+        service.returned.append(Arrival(connection, link.client, link.server, unix=True))
+        switch.doors.ring(service)
+
+
 def purge(switch: Switch, service: Service) -> None:
     """Let go of the listener where its holder is gone: it may be that nobody else has it."""
     while service.parked and not switch.parking.waits(next(iter(service.parked))):
@@ -100,7 +115,7 @@ def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
         return _hand_over(switch, service, call, fd, flags, arrival)
     while True:
         taken = _kernel.accept_give(
-            call.app.listener, call.id, call.tid, fd, call.args[1], call.args[2], service.family, flags, naming.MAGIC
+            call.app.listener, call.id, call.tid, fd, call.args[1], call.args[2], service.family, flags
         )
         if isinstance(taken, int):
             if taken == -errno.EAGAIN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Ports
 from appswitch.address import Address, ip_bytes, loopback_like
 from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.routing.egress import allows, compile_rules
@@ -25,9 +25,9 @@ class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
-        "_ends", "_next_port", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home",
-        "host_ports", "id", "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "rules",
-        "spec", "stand_ins",
+        "_ends", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home",
+        "host_ports", "id", "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "ports",
+        "rules", "spec", "stand_ins",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:
@@ -52,7 +52,8 @@ class App:
         self.epoll_generation = 0  # counts epoll_create(2)s
         self.epolls: dict[int, tuple[int, list[int]]] = {}  # process -> (generation, numbers of its epolls)
         # Apps that share an address start at different ports, so that a server seldom sees one twice.
-        self._next_port = EPHEMERAL_LOW + spec.id % (EPHEMERAL_HIGH - EPHEMERAL_LOW)
+        first = EPHEMERAL_LOW + spec.id % (EPHEMERAL_HIGH - EPHEMERAL_LOW)
+        self.ports = Ports(EPHEMERAL_LOW, EPHEMERAL_HIGH, first, self.bound)
 
     def row(self) -> AppRow:
         """As `ax get apps` shows it."""
@@ -60,12 +61,7 @@ class App:
 
     def ephemeral_port(self) -> int:
         """The next port of ip_local_port_range that the app has not bound. RFC 6056, algorithm 1 without the dice."""
-        for _ in range(EPHEMERAL_LOW, EPHEMERAL_HIGH + 1):
-            port = self._next_port
-            self._next_port = port + 1 if port < EPHEMERAL_HIGH else EPHEMERAL_LOW
-            if port not in self.bound:
-                return port
-        return 0
+        return self.ports.take()
 
     def source_for(self, to: bytes, node: dict[int, bytes]) -> bytes:
         """The app's own address towards ``to``: of the same family; the node's where it has none."""

@@ -59,6 +59,7 @@ class Census:
         return tuple(found)
 
     def _count(self) -> None:
+        self._switch.reflexes.settle()
         self._at = time.monotonic()
         counts, table, clusters = Counter(self._connections()), self._switch.table, self._switch.clusters
         limited = [cluster for cluster in clusters.all() if cluster.counted]

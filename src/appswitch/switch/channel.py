@@ -94,6 +94,7 @@ class Channel:
                 return wire.Done(seq=seq)
             case wire.Follow(seq=seq, flows=flows):
                 self._switch.flowlog.followed = flows
+                self._switch.reflexes.forget()  # what nobody looks at nobody tells
                 return wire.Done(seq=seq)
             case wire.Explain():
                 return explain(self._switch, message)

@@ -13,7 +13,7 @@ from appswitch.routing.route import Balanced, Delegate, Deny, Home, Local, Outsi
 from appswitch.switch import udp
 from appswitch.switch.bind import renew
 from appswitch.switch.call import Call, Outcome, taken
-from appswitch.switch.connecting import GONE, UNSPEC, Attempt, Fixed, local, refuse, source_of, tcp, wait
+from appswitch.switch.connecting import GONE, UNSPEC, Attempt, Fixed, learn, local, refuse, source_of, tcp, wait
 from appswitch.switch.dial import balanced
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
@@ -56,11 +56,11 @@ def carry_out(switch: Switch, attempt: Attempt, raw: bytes, path: Path) -> Outco
     verdict = path.verdict
     # No `match`: a class pattern makes a set, whatever it says, and this is every connection's way.
     if isinstance(verdict, Local):
-        return _local(switch, attempt, path, verdict)
+        return _local(switch, attempt, raw, path, verdict)
     if isinstance(verdict, Balanced):
         if verdict.hold is not None:
-            return switch.holding.connect(attempt, path, verdict.hold)
-        return balanced(switch, attempt, path, verdict)
+            return switch.holding.connect(attempt, path, verdict.hold, raw=raw)
+        return balanced(switch, attempt, raw, path, verdict)
     if isinstance(verdict, Delegate):
         return switch.delegation.connect(attempt, raw, path, verdict)
     if isinstance(verdict, Wait):
@@ -68,16 +68,17 @@ def carry_out(switch: Switch, attempt: Attempt, raw: bytes, path: Path) -> Outco
     return _elsewhere(switch, attempt, path, verdict)
 
 
-def _local(switch: Switch, attempt: Attempt, path: Path, verdict: Local) -> Outcome:
+def _local(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: Local) -> Outcome:
     source = source_of(attempt.sock, path)
     outcome = local(switch, attempt, path, verdict.endpoints, source, patient=True)
     log = switch.flowlog
     if outcome == GONE:
         log.refused(path.flow, source, verdict, errno.ECONNREFUSED, "")
         return refuse(switch, attempt, Ends(attempt.sock.app.id, 0, source, verdict.to), errno.ECONNREFUSED)
-    log.counts["allowed"] += 1
+    log.made(1)
     if log.followed or path.dry_run:
         log.told(path.flow, source, verdict, attempt.sock.unix)
+    learn(switch, attempt, raw, path, verdict.endpoints, log.made)
     return outcome
 
 

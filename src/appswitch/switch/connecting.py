@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from appswitch import _kernel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 STREAM, NONBLOCK = 1, 0o4000
+Settle = Callable[[int], None]  # so many connections more were made
 _SO_SNDTIMEO = 21
 UNSPEC = bytes(16)  # a sockaddr of AF_UNSPEC: dissolves what was begun, connect(2)
 
@@ -137,6 +139,26 @@ def local(
                 return by_door(switch, attempt, service, source, to)
         endpoints = tuple(e for e in endpoints if e is not endpoint)
     return GONE
+
+
+def learn(
+    switch: Switch, attempt: Attempt, raw: bytes, path: Path, endpoints: tuple[Endpoint, ...], settle: Settle
+) -> None:
+    """A connection was made, and the next to the same sockaddr may be made like it without anybody's look.
+
+    Not where somebody follows what happens, or where something of it is not in the path: a bound address, another one
+    for each family.
+    """
+    sock, by_id = attempt.sock, switch.services.by_id
+    made = sock.unix and sock.named and sock.phase in (CONNECTED, FINISHING) and attempt.reply
+    if not made or path.mapped or path.dry_run or switch.flowlog.followed or not switch.flows.has(sock, raw):
+        return
+    source, to = path.source, path.destination
+    services = [by_id.get(endpoint.id) for endpoint in endpoints]
+    alike = len(source) == len(to.ip) and all(len(source) in (4, len(e.bound.ip)) for e in endpoints)
+    if alike and all(service is not None and not service.tcp_only for service in services):
+        targets = tuple((path.tail(e), s.name, s) for e, s in zip(endpoints, services, strict=True) if s is not None)
+        switch.reflexes.lead(sock, raw, targets, settle)
 
 
 def joined(sock: Socket, local: Address, peer: Address, again: bool) -> None:

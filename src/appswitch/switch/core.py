@@ -41,6 +41,7 @@ from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
 from appswitch.switch.peeking import Peeking
+from appswitch.switch.reflexes import Reflexes
 from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service, Services
@@ -48,6 +49,7 @@ from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
 from appswitch.switch.splicer import binary as splicer_binary
 from appswitch.switch.strays import Strays
+from appswitch.switch.turns import in_turn
 from appswitch.switch.waiting import Waiting
 
 LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
@@ -85,10 +87,12 @@ class Switch:
         self.proxies = Proxies()
         self.world = World(self.table, self.clusters, self.policies, self.proxies)
         self.apps: dict[int, App] = {}
-        self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
-        self.sockets = Sockets(loop.born, self._notifiers)
-        self.services = Services(self.table, self.sockets)
-        self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
+        reflex = loop.reflex
+        self._notifiers: dict[int, App] = reflex.apps  # by the number of the notification descriptor
+        self.sockets = Sockets(reflex.sockets, reflex.listening)
+        self.services = Services(self.table, self.sockets, reflex.services)
+        self.reflexes = Reflexes(reflex)
+        self.datagrams = Datagrams(self.apps, reflex.steady, self.policies, config.node_ips)
         self.log = reports.log
         self._compose(loop, journal)
         loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
@@ -117,17 +121,20 @@ class Switch:
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
-        self.pidfds = PidFds(loop.pidfds, self._forget_thread)
+        self.pidfds = PidFds(loop.reflex.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
         self.holding = Holding(self)
+        loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
+        loop.reflex.on_left = lambda service, left: accept.left(self, service, left)
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)
         self.census = Census(self)
         self.splicer = Splicer(loop, splicer_binary(), self.log)
 
     def _listen_to_tables(self) -> None:
+        self.table.on_change = self._on_change
         self.services.on_up = self.datagrams.on_up = self.reports.server_up
         self.services.on_down = self.datagrams.on_down = self.reports.server_down
         self.datagrams.on_gone = self.relay.forget
@@ -151,6 +158,10 @@ class Switch:
         )
         self.reports.app_attached(app)
 
+    def _on_change(self) -> None:
+        self.reflexes.forget()
+        self.waiting.look_again()
+
     def _datagram_denied(self, verdict: Deny, client: End, to: Address) -> None:
         flow = Flow(client, to, protocol="udp")
         self.flowlog.refused(flow, Address(client.ip, 0), verdict, verdict.error, verdict.rule)
@@ -163,9 +174,6 @@ class Switch:
         """The last process of an app has ended: forget everything it had."""
         self.loop.unwatch(app.listener)
         app.ended = True
-        number, born = app.listener.fileno(), self.sockets.born
-        for cookie in [cookie for cookie, origin in born.items() if origin >> 8 == number]:
-            del born[cookie]  # the number will be another app's
         self.doors.forget_client(app.id)
         del self._notifiers[app.listener.fileno()]
         self.parking.forget(app)
@@ -201,7 +209,8 @@ class Switch:
         False: its queue is full, or the service has gone, and is none any more. Who waits in accept(2) holds the
         listener, and a bell tells; only one that was rung before may have been lost with the listener.
         ``patient``: it may wait for room, with so many others. TCP's client would send its SYN again meanwhile; this
-        one believes to be connected, and must not be turned away because a queue is short.
+        one believes to be connected, and must not be turned away because a queue is short. What has ``on_lost``
+        is not lost when the service goes.
         """
         if service.rung and not service.parked and not self.alive(service):
             return False
@@ -213,7 +222,7 @@ class Switch:
         if not service.returned:
             return True
         self.doors.ring(service)
-        return service.id in self.services.by_id
+        return service.id in self.services.by_id or arrival.on_lost is not None
 
     def watch_listener(self, service: Service, fd: Fd) -> None:
         """shutdown(2) of a listening socket wakes accept(2): the one thing of it that must be noticed from here."""
@@ -229,9 +238,12 @@ class Switch:
         """Its listening socket has gone, or must not be used any more."""
         self.doors.close(service)
         self.loop.untag(service.id)
+        left = [arrival.on_lost for arrival in service.returned if arrival.on_lost is not None]
         service.returned.clear()
         self.services.close(service)
         Path(service.name.decode()).unlink(missing_ok=True)
+        if left:
+            self.loop.after(0, lambda: in_turn(self.loop, left))
 
     def close_service_of(self, sock: Socket) -> None:
         """The same, for a socket that stops listening."""
@@ -245,7 +257,7 @@ class Switch:
         return service.id in self.services.by_id
 
     def _sweep(self) -> None:
-        if len(self.sockets.by_cookie) + len(self.sockets.born) > self._sweep_at:
+        if len(self.sockets.by_cookie) > self._sweep_at:
             self.sweep_sockets()
         else:
             self._sweep_listeners()
@@ -267,18 +279,18 @@ class Switch:
 
     def sweep_sockets(self) -> None:
         """Forget the sockets that the kernel no longer lists."""
-        known, born = self.sockets.by_cookie, self.sockets.born
-        missing = known.keys() | born.keys()
+        known = self.sockets.by_cookie
+        missing = set(known)
         for _ in range(LOOKS):
             missing -= {row[0] for row in _kernel.dump_unix(_ALL_STATES)}
-            for family in (AF_INET, AF_INET6):
-                missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
+            if any(not known[cookie].unix for cookie in missing):  # the kernel's list of TCP takes milliseconds
+                for family in (AF_INET, AF_INET6):
+                    missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
             if not missing:
                 break
         for cookie in missing:
-            if born.pop(cookie, None) is None:
-                bind.release(known.pop(cookie))
-        self._sweep_at = 2 * (len(known) + len(born)) + _MIN_GROWTH
+            bind.release(known.pop(cookie))
+        self._sweep_at = 2 * len(known) + _MIN_GROWTH
         self._sweep_listeners()
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:

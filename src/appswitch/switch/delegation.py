@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -22,7 +23,7 @@ from appswitch.routing.proxies import listeners
 from appswitch.routing.route import Delegate, Flow
 from appswitch.switch.call import Outcome
 from appswitch.switch.connect import carry_out
-from appswitch.switch.connecting import FULL, GONE, Attempt, local, refuse, source_of
+from appswitch.switch.connecting import FULL, GONE, Attempt, learn, local, refuse, source_of
 from appswitch.switch.dial import living
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.flows import Path
@@ -54,7 +55,9 @@ class Delegation:
         self.endpoint: Endpoint | None = None  # made by the main program: it listens on a path
 
     def counts(self, name: str) -> Counts:
-        """Of a proxy that is configured."""
+        """Of a proxy; what is not configured any more is not remembered."""
+        if name not in self._switch.proxies.by_name:
+            return self._counts.get(name) or Counts()
         return self._counts.setdefault(name, Counts())
 
     def forget(self, name: str) -> None:
@@ -75,13 +78,13 @@ class Delegation:
         source, sock = source_of(attempt.sock, path), attempt.sock
         if proxy.header == "v2":
             return self._switch.holding.connect(attempt, path, None, _header(source, verdict.to))
-        patient = proxy.on_failure == "closed"  # else one whose queue is full is as good as away
-        if not patient and (sock.named or not sock.unix):  # of a door's queue nobody knows
+        if proxy.on_failure == "open":  # a kernel's queue would go with the proxy: it stays here until it is accepted
             return self._switch.holding.connect(attempt, path, None)
-        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient)
+        outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient=True)
         if outcome in (GONE, FULL):
             return self._without(attempt, raw, path, verdict, proxy)
         self._taken(path.flow, source, verdict, proxy, sock.unix)
+        learn(self._switch, attempt, raw, path, verdict.endpoints, lambda number: self._made(proxy.name, number))
         return outcome
 
     def _without(self, attempt: Attempt, raw: bytes, path: Path, verdict: Delegate, proxy: Proxy) -> Outcome:
@@ -110,14 +113,14 @@ class Delegation:
             self.failed(fd, held, verdict)
             return
         if proxy.header == "v2":
-            announced = self._announced(fd, held, verdict)
+            announced = self._announced(fd, held, verdict, f"proxy {proxy.name}")
             if announced is None:
-                self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, f"proxy {proxy.name}")
                 return
             fd, held = announced
-        app_id = held.flow.client.app_id
-        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to)
-        if self._switch.offer(service, arrival, patient=proxy.on_failure == "closed"):
+        app_id, patient = held.flow.client.app_id, proxy.on_failure == "closed"
+        on_lost = None if patient else partial(self.failed, fd, held, verdict)
+        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to, on_lost)
+        if self._switch.offer(service, arrival, patient):  # else one whose queue is full is as good as away
             self._taken(held.flow, held.client, verdict, proxy, held.unix)
         else:
             self.failed(fd, held, verdict)
@@ -132,21 +135,24 @@ class Delegation:
         else:
             self._switch.holding.refuse(fd, held, verdict, errno.ECONNREFUSED, f"proxy {proxy.name}")
 
-    def _announced(self, fd: Fd, held: Held, verdict: Delegate) -> tuple[Fd, Held] | None:
-        """The connection with a PROXY header in front. None: it cannot have one.
+    def _announced(self, fd: Fd, held: Held, verdict: Delegate, rule: str) -> tuple[Fd, Held] | None:
+        """The connection with a PROXY header in front. None: it cannot have one, and has been refused.
 
         What has come already can only be copied behind it. Where the header was there first it has to be the first: a
         client with several threads might have written one of its own before.
         """
         if held.header:
-            seen = _kernel.peek(fd, len(held.header))
-            return (fd, held) if seen == held.header else None
+            if _kernel.peek(fd, len(held.header)) == held.header:
+                return fd, held
+            self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, rule)
+            return None
         header = _header(held.client, verdict.to)
         ours, theirs = (Fd(end.detach()) for end in socket.socketpair())
         _kernel.send(ours, header, 0)
         try:
             self._switch.splice(held, None, verdict.to, fd, ours)
-        except OSError:
+        except OSError as problem:  # both ends are closed
+            self._switch.flowlog.refused(held.flow, held.client, verdict, problem.errno or errno.EIO, rule)
             return None
         return theirs, held._replace(unix=True, header=header)
 
@@ -157,10 +163,15 @@ class Delegation:
         self.counts(proxy.name).taken += 1
         self._switch.flowlog.delegated(flow, client, verdict, proxy.name, "unix" if unix else "tcp")
 
+    def _made(self, proxy: str, number: int) -> None:
+        self.counts(proxy).taken += number
+        self._switch.flowlog.counts["delegated"] += number
+
     # -- views
 
     def rows(self) -> tuple[ProxyRow, ...]:
         """As `ax get proxies` shows them."""
+        self._switch.reflexes.settle()
         proxies = self._switch.proxies.by_name.values()
         return tuple(self._row(proxy, self.counts(proxy.name)) for proxy in proxies)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -12,11 +12,12 @@ from appswitch._kernel import Fd
 from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
+from appswitch.resources import Limits
 from appswitch.routing.balance import Candidate, NoRoom
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.route import Balanced, Deny, Flow, forbidden
 from appswitch.switch.call import LATER, Outcome
-from appswitch.switch.connecting import FULL, GONE, Attempt, announce, by_door, local, refuse, source_of, tcp
+from appswitch.switch.connecting import FULL, GONE, Attempt, announce, by_door, learn, local, refuse, source_of, tcp
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.services import Service
@@ -88,6 +89,7 @@ class Dial:
         """The backend refused, or did not answer."""
         assert self.current is not None
         self.error = error
+        self._switch.reflexes.forget()  # who has failed is asked about
         if self.balancer.failed(self.current.key, time.monotonic()):
             cluster = self.verdict.cluster
             self._switch.flowlog.ejected(cluster.name, str(self.current.address), errno.errorcode.get(error, ""))
@@ -160,7 +162,7 @@ def living(switch: Switch, upstream: Upstream) -> Service | None:
     return there[switch.pick(len(there))] if there else None
 
 
-def balanced(switch: Switch, attempt: Attempt, path: Path, verdict: Balanced) -> Outcome:
+def balanced(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: Balanced) -> Outcome:
     """Connect to a backend of a vservice."""
     sock = attempt.sock
     families = (4,) if sock.family == AF_INET else (16,) if sock.v6only else (4, 16)
@@ -181,11 +183,21 @@ def balanced(switch: Switch, attempt: Attempt, path: Path, verdict: Balanced) ->
             if outcome in (0, LATER):
                 dial.succeeded()
             switch.flowlog.allowed(path.flow, source, verdict, upstream, "unix" if sock.unix else "tcp")
+            if len(verdict.upstreams) == 1 and verdict.cluster.limits == Limits(error=verdict.cluster.limits.error):
+                learn(switch, attempt, raw, path, upstream.endpoints, _settle(switch, verdict, upstream))
             return outcome
     if full is not None:
         return by_door(switch, attempt, full, source, verdict.to)
     switch.flowlog.refused(path.flow, source, verdict, dial.error, dial.rule)
     return refuse(switch, attempt, Ends(sock.app.id, 0, source, verdict.to), dial.error)
+
+
+def _settle(switch: Switch, verdict: Balanced, upstream: Upstream) -> Callable[[int], None]:
+    def settle(number: int) -> None:
+        switch.flowlog.made(number)
+        verdict.route.balancer.made(upstream.key, number)
+
+    return settle
 
 
 def zone_of(labels: dict[str, str]) -> str:

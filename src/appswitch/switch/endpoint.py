@@ -1,8 +1,9 @@
 """The delegation endpoint: where proxies that know of us get connections, by SCM_RIGHTS. docs/delegation-protocol.md.
 
-One Unix SOCK_SEQPACKET socket, ``$AX_RUN_DIR/delegate.sock``. A proxy says its name, and gets each connection as one
-packet with its descriptors; the switch keeps a copy until it has answered. Nothing here waits: who does not read, or
-does not answer in time, has failed, and the connection goes where `resources.Proxy.on_failure` says.
+One Unix SOCK_SEQPACKET socket, ``$AX_RUN_DIR/delegate.sock``. A proxy says its name, is told of each connection, and
+gets the descriptors of those that it accepts; the switch keeps its own until they are confirmed. Nothing here waits:
+who does not read, or does not answer in time, has failed, and the connection goes where `resources.Proxy.on_failure`
+says.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local
 from appswitch.switch.apps import App
 from appswitch.switch.gates import stranger
-from appswitch.switch.guest import Guest, Pending
+from appswitch.switch.guest import Guest
 from appswitch.switch.held import Held
+from appswitch.switch.loop import SHORT
+from appswitch.switch.pending import Pending
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-GUESTS = 256  # connections to the endpoint, of all users
+GUESTS = 256  # connections to the endpoint, of all users; and as many again of administrators
 USERS_GUESTS = 64  # of one who is no administrator: the endpoint is open to everybody
 PEEKED = 4096  # first bytes that are told
 
@@ -55,7 +58,9 @@ class Endpoint:
     def _on_peer(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except OSError as problem:
+            if problem.errno in SHORT:
+                self._switch.loop.pause(self._listener.fileno())
             return
         connection.setblocking(False)
         guest = Guest(self._switch, self, connection)
@@ -64,9 +69,11 @@ class Endpoint:
             guest.close()
 
     def _has_room(self, uid: int) -> bool:
-        if len(self._peers) > GUESTS:
+        """For one more, who is among them already. Users do not lock each other out, nor administrators."""
+        admin = self._is_admin(uid)
+        if sum(self._is_admin(peer.uid) == admin for peer in self._peers) > GUESTS:
             return False
-        return self._is_admin(uid) or sum(peer.uid == uid for peer in self._peers) <= USERS_GUESTS
+        return admin or sum(peer.uid == uid for peer in self._peers) <= USERS_GUESTS
 
     def _is_admin(self, uid: int) -> bool:
         return uid in (0, self._own_uid)
@@ -77,24 +84,18 @@ class Endpoint:
         """Ask the proxy. False: it is not there, or has no room."""
         return self._ask(Pending(fd, held, verdict))
 
-    def _ask(self, pending: Pending, first: Sequence[Fd] = ()) -> bool:
+    def _ask(self, pending: Pending) -> bool:
         proxy = pending.verdict.proxy
         assert proxy is not None
         guest = self._proxies.get(proxy.name)
         if guest is None or guest.full:
             return False
         number, self._next = self._next, self._next + 1
-        descriptors = [*first, pending.fd]
-        if pending.verdict.server_side:
-            theirs, ours = (Fd(end.detach()) for end in socket.socketpair())
-            pending.server_end = ours
-            descriptors.insert(0, theirs)
-        guest.hand_over(number, self._metadata(number, pending, len(descriptors) > 1), descriptors)
-        guest.pending[number] = pending
-        pending.timer = self._switch.loop.after(proxy.timeout, lambda: guest.too_late(number))
+        guest.ask(pending, number, proxy.timeout)
         return True
 
-    def _metadata(self, number: int, pending: Pending, both: bool) -> Metadata:
+    def metadata(self, pending: Pending) -> Metadata:
+        """What a proxy is told before it has anything. Raises ValueError where that has no bytes."""
         held, verdict = pending.held, pending.verdict
         assert verdict.proxy is not None
         client = self._switch.apps.get(held.flow.client.app_id)
@@ -108,11 +109,40 @@ class Endpoint:
         attributes = held.flow.attributes or {}
         peeked = _kernel.peek(pending.fd, PEEKED) if attributes else b""
         return Metadata(
-            connection=number, direction="server" if both else "client", source=held.client,
+            connection=pending.number, direction="server" if pending.both else "client", source=held.client,
             destination=held.to, client=_end(client), server=_end(server), vservice=vservice,
             proxy=verdict.proxy.name, chain=held.flow.had, rules=tuple(rules), attributes=attributes,
             peeked=b"" if isinstance(peeked, int) else peeked,
         )  # fmt: skip
+
+    def prepare(self, name: str, pending: Pending) -> bool:
+        """A proxy has accepted: make what it is to be sent, and tell who offered it. False: it is not to have it."""
+        guest, offerer = pending.guest, pending.offerer
+        assert guest is not None
+        if offerer is not None:  # who may be gone with its sockets: only one that has been told has given them away
+            pending.offerer = None
+            if not offerer.part(messages.Taken(pending.number)):
+                guest.withdraw(pending, Reason.GONE)
+                return False
+        if pending.verdict.server_side:
+            try:
+                pending.app_end, pending.server_end = (Fd(end.detach()) for end in socket.socketpair())
+            except OSError:
+                guest.withdraw(pending, Reason.OTHER)
+                self.failed(name, pending)
+                return False
+        return True
+
+    def taken(self, name: str, pending: Pending) -> None:
+        """The proxy has it, for certain. The switch's own descriptors go, and the server gets what stands behind."""
+        held, verdict = pending.held, pending.verdict
+        self._switch.delegation.counts(name).taken += 1
+        self._switch.flowlog.delegated(held.flow, held.client, verdict, name, held.transport)
+        pending.fd.close()
+        if pending.app_end is not None:
+            pending.app_end.close()
+        if pending.server_end is not None:
+            self._switch.holding.settle(pending.server_end, held._replace(unix=True, cookie=0), verdict.inner)
 
     # -- what proxies say
 
@@ -124,9 +154,13 @@ class Endpoint:
         if message.name in self._proxies:
             return messages.Refused(Reason.CONNECTED, f"a proxy {message.name} is here already")
         self._proxies[message.name] = peer
-        sizes = [size for size in (message.capacity, self._switch.proxies.by_name[message.name].capacity) if size]
-        peer.capacity = min(sizes, default=0)
+        peer.wanted = message.capacity
+        peer.capacity = self._capacity(peer, message.name)
         return messages.Welcome(peer.capacity)
+
+    def _capacity(self, peer: Guest, name: str) -> int:
+        sizes = (peer.wanted, self._switch.proxies.by_name[name].capacity)
+        return min((size for size in sizes if size), default=0)
 
     def _judge(self, peer: Guest, name: str) -> messages.Refused | None:
         proxy = self._switch.proxies.by_name.get(name)
@@ -140,14 +174,10 @@ class Endpoint:
         """Whether a user may be this proxy, or give it connections: those it makes for them are in its owner's name."""
         return self._is_admin(uid) or uid == proxy.uid
 
-    def answered(self, name: str, pending: Pending, verdict: messages.Verdict) -> bool:
-        """Carry it out. Whether the proxy has the connection from now on."""
+    def answered(self, name: str, pending: Pending, verdict: messages.Verdict) -> None:
+        """It does not take it: carry out what it said instead."""
         counts = self._switch.delegation.counts(name)
         match verdict.action:
-            case messages.Action.ACCEPT:
-                counts.taken += 1
-                self._accepted(pending, verdict.connection)
-                return True
             case messages.Action.PASS:
                 counts.passed += 1
                 self._go_on(pending, pending.held.flow._replace(direct=True))
@@ -157,19 +187,8 @@ class Endpoint:
             case messages.Action.NEXT:
                 counts.handed_on += 1
                 self._hand_on(pending, name, verdict.next)
-            case messages.Action.FAIL:
+            case _:
                 self.failed(name, pending)
-        return False
-
-    def _accepted(self, pending: Pending, number: int) -> None:
-        held, verdict = pending.held, pending.verdict
-        assert verdict.proxy is not None
-        self._switch.flowlog.delegated(held.flow, held.client, verdict, verdict.proxy.name, held.transport)
-        pending.fd.close()
-        if pending.server_end is not None:
-            self._switch.holding.settle(pending.server_end, held._replace(unix=True, cookie=0), verdict.inner)
-        if pending.offerer is not None:
-            pending.offerer.post(messages.Taken(number))
 
     def _go_on(self, pending: Pending, flow: Flow) -> None:
         if pending.offerer is not None:
@@ -205,17 +224,14 @@ class Endpoint:
             return
         endpoints = accepting(proxy, self._switch.table, pending.held.to.ip)
         verdict = pending.verdict._replace(proxy=proxy, endpoints=endpoints)
-        held = pending.held._replace(flow=flow)
+        pending.held, pending.verdict = pending.held._replace(flow=flow), verdict
         if pending.offerer is None:
-            self._switch.delegation.take(pending.fd, held, verdict)
-            return
-        again = Pending(pending.fd, held, verdict)
-        again.offerer = pending.offerer
-        if proxy.listener or not self._ask(again):
+            self._switch.delegation.take(pending.fd, pending.held, verdict)
+        elif proxy.listener or not self._ask(pending):
             pending.offerer.refuse(Reason.AWAY, f"the proxy {proxy.name} does not take it")
 
     def failed(self, name: str, pending: Pending) -> None:
-        """No answer in time, or the proxy has gone."""
+        """No answer in time, or the proxy has gone. Nobody else has descriptors of it but who has accepted it."""
         if pending.offerer is not None:
             self._switch.delegation.counts(name).failed += 1
             pending.offerer.refuse(Reason.TIMEOUT, "the proxy did not answer")
@@ -228,6 +244,8 @@ class Endpoint:
             refused = self._judge(peer, peer.name)
             if refused is not None:
                 peer.refuse(refused.reason, refused.detail)
+            else:
+                peer.capacity = self._capacity(peer, peer.name)
 
     def left(self, peer: Guest) -> None:
         """A connection to the endpoint has ended."""
@@ -254,9 +272,9 @@ class Endpoint:
         flow = Flow(client, metadata.destination, attributes=dict(metadata.attributes) or None)
         held = Held(flow, metadata.source, metadata.destination, unix=False, zone="", since=time.monotonic())
         verdict = Delegate(proxy, (), False, metadata.destination, REFUSED)
-        pending = Pending(descriptors[-1], held, verdict)
-        pending.offerer = peer
-        if not self._ask(pending, descriptors[:-1]):
+        pending = Pending(descriptors[-1], held, verdict, descriptors[0] if len(descriptors) > 1 else None)
+        pending.offerer, peer.offered = peer, pending
+        if not self._ask(pending):
             self._switch.delegation.counts(proxy.name).failed += 1
             peer.refuse(Reason.AWAY, f"the proxy {proxy.name} is not there, or has no room")
 

@@ -47,6 +47,10 @@ class FlowLog:
         self.counts = dict.fromkeys(COUNTED, 0)
         self._logged: dict[_Seen, float] = {}
 
+    def made(self, number: int) -> None:
+        """So many connections were allowed, of which nobody wants to hear."""
+        self.counts["allowed"] += number
+
     def told(self, flow: Flow, client: Address, verdict: Local, unix: bool) -> None:
         """A connection to a listener was allowed, and is counted already."""
         if not self._is_told(flow, client, verdict):

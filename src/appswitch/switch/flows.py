@@ -19,6 +19,7 @@ from appswitch.switch import naming
 from appswitch.switch.apps import App
 from appswitch.switch.call import Failed
 from appswitch.switch.datagrams import DNS_PORT
+from appswitch.switch.sockets import Socket
 
 LIMIT = 4096  # decisions that are remembered
 
@@ -59,20 +60,28 @@ class Path:
             source = self.client.seen_as(source, endpoint.bound.ip)
         if source is not self.source:
             return naming.head(port) + naming.tail(self.client.id, endpoint.app_id, source, self.destination)
+        return naming.head(port) + self.tail(endpoint)
+
+    def tail(self, endpoint: Endpoint) -> bytes:
+        """What does not vary of such a name, where the client's address is the path's."""
         tail = self.names.get(endpoint.id)
         if tail is None:
-            tail = naming.tail(self.client.id, endpoint.app_id, source, self.destination)
+            tail = naming.tail(self.client.id, endpoint.app_id, self.source, self.destination)
             self.names[endpoint.id] = tail
-        return naming.head(port) + tail
+        return tail
 
     def unnamed(self, source: bytes, port: int) -> bytes:
         """The same while nobody knows who will serve it."""
         if source is not self.source:
             return naming.head(port) + naming.tail(self.client.id, 0, source, self.destination)
+        return naming.head(port) + self.unnamed_tail()
+
+    def unnamed_tail(self) -> bytes:
+        """What does not vary of such a name."""
         tail = self.names.get(0)
         if tail is None:
-            tail = self.names[0] = naming.tail(self.client.id, 0, source, self.destination)
-        return naming.head(port) + tail
+            tail = self.names[0] = naming.tail(self.client.id, 0, self.source, self.destination)
+        return tail
 
 
 class Flows:
@@ -101,6 +110,10 @@ class Flows:
             if not app.rules.names and path.flow.client.executable is None:
                 self._paths[key] = path
         return path
+
+    def has(self, sock: Socket, raw: bytes) -> bool:
+        """Whether the path of a socket to the address in ``raw`` is remembered."""
+        return (sock.app.id, sock.family, raw) in self._paths and self._version == self._table.version
 
     def choose(self, path: Path, flow: Flow) -> Verdict:
         """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
@@ -27,13 +27,16 @@ from appswitch.switch.held import Held, reset
 from appswitch.switch.lobby import Lobby
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.outbound import Outbound
+from appswitch.switch.peeking import LIMIT, LOOKS, examine, look
 from appswitch.switch.services import Arrival, Service
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 GoOn = Callable[[Fd, Held], None]  # what becomes of a connection whose client has been answered
+Entry = list[Any]  # of `Reflex.held`: Fd, route, cookie, port, since, looks
 MSG_DONTWAIT = 0x40
+TICK = 0.02  # seconds between looks for those whose time is over
 PER_APP = 1024  # connections of one app that are held at a time; more are decided without their first bytes
 _UNNAMED = BackendSpec()  # of a service that no vservice leads to
 
@@ -44,7 +47,10 @@ class Holding:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._lobby: Lobby | None = None
-        self._by_app: dict[int, int] = {}
+        reflex = switch.loop.reflex
+        self._by_app = reflex.crowd  # counted there as well
+        reflex.most_by_app, reflex.most_held = PER_APP, LIMIT
+        reflex.on_bytes, reflex.on_hold = self._on_bytes, self._on_hold
 
     @property
     def lobby(self) -> Lobby:
@@ -55,10 +61,13 @@ class Holding:
 
     # -- connect(2)
 
-    def connect(self, attempt: Attempt, path: Path, peek: Peek | None, header: bytes = b"") -> Outcome:
+    def connect(
+        self, attempt: Attempt, path: Path, peek: Peek | None, header: bytes = b"", raw: bytes = b""
+    ) -> Outcome:
         """An app's connect(2): it succeeds now, and is decided later, or (no ``peek``) at once.
 
-        ``header`` comes before whatever the client sends.
+        ``header`` comes before whatever the client sends. ``raw`` is the sockaddr, where the next connection to it may
+        be held without anybody's look.
         """
         call, fd, sock, status, reply = attempt
         source, to = source_of(sock, path), path.destination
@@ -85,6 +94,8 @@ class Holding:
         end = lobby.take(name)
         if end is not None:
             go_on(end, held)
+        if raw and peek is not None and not path.mapped and sock.bound is None and self._switch.flows.has(sock, raw):
+            self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, self._switch.peeking.held)
         if at_once:
             return LATER
         return -errno.EINPROGRESS if header and reply and status & NONBLOCK else 0
@@ -100,6 +111,48 @@ class Holding:
         services = self._switch.services.by_id
         return any(e.id in services and services[e.id].tcp_only for e in _endpoints(verdict))
 
+    # -- held by `_kernel.Reflex`, as `connect` and `hold` do it
+
+    def _on_hold(self) -> None:
+        """One is held there, and nobody looks at its time."""
+        self._switch.loop.after(TICK, self._tick)
+
+    def _tick(self) -> None:
+        """Whose time is over is decided by what has come."""
+        reflex, now = self._switch.loop.reflex, time.monotonic()
+        for number, entry in list(reflex.held.items()):
+            if now - entry[4] >= entry[1].peek.milliseconds / 1000 and reflex.held.get(number) is entry:
+                self._let_go(number, entry, look(entry[0], entry[1].peek.bytes, final=True) or UNKNOWN)
+        reflex.ticking = bool(reflex.held)
+        if reflex.ticking:
+            self._on_hold()
+
+    def _on_bytes(self, number: int, entry: Entry, data: bytes | int) -> None:
+        """Something has come, or the client has closed."""
+        peeked = examine(entry[0], data, entry[1].peek.bytes)
+        if peeked is not None:
+            self._let_go(number, entry, peeked)
+            return
+        entry[5] += 1
+        if entry[5] == LOOKS:
+            self._switch.loop.look_no_more(number)
+
+    def _let_go(self, number: int, entry: Entry, peeked: Peeked) -> None:
+        fd, route, cookie, port, since, _ = entry
+        path: Path = route.path
+        del self._switch.loop.reflex.held[number]
+        self._switch.loop.let_go(number)
+        self._leave(path.client.id)
+        source = Address(path.source, port)
+        zone = zone_of(path.client.spec.labels)
+        held = Held(path.flow, source, path.destination, True, zone, since, cookie, path, b"")
+        self._decide(fd, held, peeked, route.peek)
+
+    def _leave(self, app_id: int) -> None:
+        left = self._by_app.pop(app_id) - 1
+        if left:
+            self._by_app[app_id] = left
+
     # -- held
 
     def hold(self, fd: Fd, held: Held, peek: Peek) -> None:
@@ -112,9 +165,7 @@ class Holding:
         by_app[app_id] = count + 1
 
         def done(end: Fd, peeked: Peeked) -> None:
-            left = by_app.pop(app_id) - 1
-            if left:
-                by_app[app_id] = left
+            self._leave(app_id)
             self._decide(end, held, peeked, peek)
 
         self._switch.peeking.start(fd, peek, done, stranger=not app_id)

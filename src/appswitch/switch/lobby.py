@@ -30,8 +30,8 @@ class Lobby:
     """One Unix socket and a TCP socket of each family, on loopback."""
 
     def __init__(self, loop: Loop) -> None:
-        self._unix = _kernel.socket(AF_UNIX, _STREAM | _NONBLOCK, 0)
-        error = _kernel.bind_unix(self._unix, naming.LOBBY) or _kernel.listen(self._unix, _BACKLOG)
+        self.unix = _kernel.socket(AF_UNIX, _STREAM | _NONBLOCK, 0)
+        error = _kernel.bind_unix(self.unix, naming.LOBBY) or _kernel.listen(self.unix, _BACKLOG)
         if error:
             raise OSError(error, "listen on a Unix socket")
         self._loop = loop
@@ -42,7 +42,7 @@ class Lobby:
     def take(self, name: bytes) -> Fd | None:
         """The other end of a Unix connection that was made just now, with that name."""
         while True:
-            accepted = _kernel.accept(self._unix)
+            accepted = _kernel.accept(self.unix)
             if isinstance(accepted, int):
                 return None
             fd, raw = accepted

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 
 from appswitch import _kernel
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex
 
 OnEvents = Callable[[int], None]
 OnNotification = Callable[[tuple[int, ...]], None]
 _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
-_TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
+_TAGS = 8 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
 SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
 PAUSE = 0.1  # seconds
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
@@ -40,12 +40,9 @@ class Timer:
 class Loop:
     """Level-triggered, single-threaded. A callback may watch, unwatch and stop as it likes."""
 
-    def __init__(self, numbers: tuple[int, int, int], journal: mmap.mmap) -> None:
+    def __init__(self, reflex: Reflex, journal: mmap.mmap) -> None:
         self._journal = journal
-        self.born: dict[int, int] = {}  # sockets that `_kernel.wait` has made and nobody has looked at yet
-        self.pidfds: dict[int, Fd] = {}  # of threads that have made calls: see `call.PidFds`
-        self.steady: dict[int, bytes] = {}  # sends that need no decision: see `datagrams.Datagrams`
-        self._numbers = numbers
+        self.reflex = reflex  # what is answered without a decision
         self._epoll = select.epoll()
         self._watched: dict[int, OnEvents] = {}
         self._notified: dict[int, OnNotification] = {}
@@ -122,6 +119,14 @@ class Loop:
 
         self.after(seconds, again)
 
+    def let_go(self, number: int) -> None:
+        """Forget a connection that `Reflex` holds, by its number: it waits for its first bytes no more."""
+        self._control(_DEL, number, 0, 0)
+
+    def look_no_more(self, number: int) -> None:
+        """The same while it is still held: its time will come."""
+        self._control(_MOD, number, 0, number + _kernel.HELD)
+
     def stop(self) -> None:
         """Return from `run` after this round."""
         self._running = False
@@ -130,14 +135,8 @@ class Loop:
         """Until `stop`."""
         self._running = True
         wait, epoll, watched, notified = _kernel.wait, self._epoll.fileno(), self._watched, self._notified
-        monotonic, heappop, timers, numbers, born = (
-            time.monotonic,
-            heapq.heappop,
-            self._timers,
-            self._numbers,
-            self.born,
-        )
-        journal, pidfds, steady = self._journal, self.pidfds, self.steady
+        monotonic, heappop, timers = time.monotonic, heapq.heappop, self._timers
+        journal, reflex = self._journal, self.reflex
         while self._running:
             try:
                 patience = -1
@@ -149,14 +148,17 @@ class Loop:
                         self._fire()
                         continue
                     patience = int(left * 1000) + 1
-                event = wait(epoll, patience, numbers, born, journal, pidfds, steady)
+                event = wait(epoll, patience, journal, reflex)
                 if event is None:
                     continue
                 # Looked up each time: what an earlier event led to may have unwatched it.
-                if len(event) > 2:
-                    notified[event[0]](event)
-                elif event[0] in watched:
-                    watched[event[0]](event[1])
+                first = event[0]
+                if first.__class__ is not int:
+                    first(*event[1:])
+                elif len(event) > 2:
+                    notified[first](event)
+                elif first in watched:
+                    watched[first](event[1])
             except Exception as problem:
                 self.on_fault(problem)
 

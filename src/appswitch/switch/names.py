@@ -23,7 +23,7 @@ _IPPROTO_TCP, _IPPROTO_MAX = 6, 262
 def socket(switch: Switch, call: Call) -> Outcome:
     """socket(2) of UDP; of TCP with arguments that are wrong, or that are for a cousin of TCP.
 
-    TCP's common call never comes here: `_kernel.wait` answers it with a Unix socket.
+    TCP's common call never comes here: `_kernel.Reflex` answers it with a Unix socket.
     """
     kind, protocol = call.int32(1), call.int32(2)
     if kind & _TYPE_MASK == _DGRAM:
@@ -41,7 +41,10 @@ def getsockname(switch: Switch, call: Call) -> Outcome:
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
         return udp.getsockname(switch, call, fd, cookie, status)
-    return _tell(call, sock, sock.local or sock.bound)
+    outcome = _tell(call, sock, sock.local or sock.bound)
+    if sock.accepted and sock.local is not None:
+        switch.reflexes.own_name(sock, fd, sockaddr.encode(sock.family, sock.local))
+    return outcome
 
 
 def getpeername(switch: Switch, call: Call) -> Outcome:

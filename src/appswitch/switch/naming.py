@@ -10,13 +10,13 @@ name says whose it is. Nobody but the switch can make such names where they are 
 from __future__ import annotations
 
 import binascii
-import os
 import struct
 from typing import NamedTuple
 
+from appswitch import _kernel
 from appswitch.address import Address, ip_bytes, ip_text
 
-MAGIC = b"\0AX1"
+MAGIC = _kernel.NAME_MAGIC
 # In hexadecimal behind the magic, so that /proc/net/unix and its readers see no strange bytes: exactly sun_path's 108.
 _HEAD = struct.Struct(">2sIH")  # salt, serial, client port: what differs between two connections of a client
 _TAIL = struct.Struct(">II16sB16sBH")  # client app, server app, client address, server address, server port
@@ -49,18 +49,9 @@ class Listener(NamedTuple):
     serial: int
 
 
-_salt = os.urandom(2)
-_serial = 0
-
-
 def head(client_port: int) -> bytes:
-    """The first part of a fresh name, leading NUL included.
-
-    No other live name has its salt and serial: squatting on names in the host's namespace must not stop us.
-    """
-    global _serial  # noqa: PLW0603 - one thread, one counter
-    _serial = _serial + 1 & 0xFFFFFFFF
-    return MAGIC + _HEAD.pack(_salt, _serial, client_port).hex().encode()
+    """The first part of a fresh name, leading NUL included; no other live name has it."""
+    return _kernel.name_head(client_port)
 
 
 def tail(client_app: int, server_app: int, client_ip: bytes, server: Address) -> bytes:

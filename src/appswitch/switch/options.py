@@ -131,7 +131,9 @@ def setsockopt(switch: Switch, call: Call) -> Outcome:
         error = switch.scratch.set(sock.family, (level, name), value)
     else:  # set, and remembered for the Unix socket that takes its place in listen(2)
         error = _kernel.setsockopt(fd, level, name, value)
-    if not error:
+    if not error and sock.unix:
+        switch.reflexes.set(sock, (level, name), value, length)
+    elif not error:
         sock.remember((level, name), value)
     return -error
 
@@ -204,16 +206,19 @@ def getsockopt(switch: Switch, call: Call) -> Outcome:
     room = call.read_int(call.args[4])
     if room < 0:
         return -errno.EINVAL
-    error, value = _get(switch, fd, sock, level, name, room)
+    half_closed = (level, name) == (_TCP, _TCP_INFO) and sock.phase in (CONNECTED, FINISHING) and _kernel.is_shut(fd)
+    error, value = _get(switch, sock, level, name, room, half_closed=half_closed)
     if error:
         return -error
+    if sock.unix and (level, name) != (_SOCKET, syscalls.SO_REUSEPORT) and name != _SO_ORIGINAL_DST:
+        switch.reflexes.read(sock, (level, name), room, value, half_closed=half_closed)
     if value:
         call.write(call.args[3], value)
     call.write(call.args[4], len(value).to_bytes(4, "little"))
     return 0
 
 
-def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int) -> Answer:
+def _get(switch: Switch, sock: Socket, level: int, name: int, room: int, *, half_closed: bool) -> Answer:
     if level == _SOCKET:
         return _get_socket_level(sock, name, room)
     if sock.family == AF_INET and level not in (_IP, _TCP):  # a level that it does not have
@@ -226,7 +231,7 @@ def _get(switch: Switch, fd: Fd, sock: Socket, level: int, name: int, room: int)
         return (0, original) if room >= len(original) else (errno.EINVAL, b"")
     if (level, name) == (_TCP, _TCP_INFO):
         error, value = switch.scratch.get(sock.family, (level, name), None, MAX_VALUE)
-        return error, _tcp_info(sock, value, half_closed=connected and _kernel.is_shut(fd))[:room]
+        return error, _tcp_info(sock, value, half_closed=half_closed)[:room]
     written = sock.options.get((level, name))
     if written is None and connected:
         known = _CONNECTED_VALUES.get((level, name))

@@ -31,12 +31,16 @@ class Peeking:
         self.seen = 0  # connections that were held so far
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._held) + len(self._loop.reflex.held)
+
+    def held(self, number: int) -> None:
+        """So many more were held, by `_kernel.Reflex`."""
+        self.seen += number
 
     def start(self, fd: Fd, peek: Peek, done: Done, *, stranger: bool = False) -> None:
         """Hold a connected socket for at most ``peek.milliseconds``. ``stranger``: who connects is no app."""
         number = fd.fileno()
-        if len(self._held) >= LIMIT or (stranger and self._strangers >= STRANGERS):
+        if len(self) >= LIMIT or (stranger and self._strangers >= STRANGERS):
             done(fd, UNKNOWN)
             return
         self.seen += 1
@@ -51,10 +55,10 @@ class Peeking:
 
         looks = 0
 
-        def look(_events: int) -> None:
+        def on_events(_events: int) -> None:
             nonlocal looks
             looks += 1
-            peeked = _look(fd, peek.bytes)
+            peeked = look(fd, peek.bytes)
             if peeked is not None:
                 end(peeked)
             elif looks == LOOKS:
@@ -62,17 +66,24 @@ class Peeking:
 
         def give_up() -> None:
             if number in self._held and self._held[number][0] is fd:
-                end(_look(fd, peek.bytes, final=True) or UNKNOWN)
+                end(look(fd, peek.bytes, final=True) or UNKNOWN)
 
         timer = self._loop.after(peek.milliseconds / 1000, give_up)
         self._held[number] = fd, timer
-        self._loop.watch(number, _EVENTS, look)  # what is there already is an event, too
+        self._loop.watch(number, _EVENTS, on_events)  # what is there already is an event, too
 
 
-def _look(fd: Fd, limit: int, *, final: bool = False) -> Peeked | None:
+def look(fd: Fd, limit: int, *, final: bool = False) -> Peeked | None:
     """None: more may come."""
-    data = _kernel.peek(fd, limit)
+    return examine(fd, _kernel.peek(fd, limit), limit, final=final)
+
+
+def examine(fd: Fd, data: bytes | int, limit: int, *, final: bool = False) -> Peeked | None:
+    """The same of what was peeked already: bytes, or a negative errno."""
     if isinstance(data, int):
         return UNKNOWN if data != -errno.EAGAIN else l7.peek(b"", final=True) if final else None
+    request = _kernel.http_request(data)
+    if request is not None:
+        return Peeked("http", request)
     ended = not data or len(data) >= limit or _kernel.is_shut(fd)
     return l7.peek(data, final=final or ended)

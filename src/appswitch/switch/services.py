@@ -30,6 +30,7 @@ class Arrival(NamedTuple):
     unix: bool
     client_app: int | None = None
     asked: Address | None = None  # where the client wanted to go, if that is not ``local``
+    on_lost: Callable[[], None] | None = None  # what becomes of it when nobody will accept any more; else it is closed
 
 
 class Door:
@@ -91,8 +92,8 @@ class Service:
 class Services:
     """All services. Keeps routing's table in step, and tells who wants to know."""
 
-    def __init__(self, table: Table, sockets: Sockets) -> None:
-        self.by_id: dict[int, Service] = {}
+    def __init__(self, table: Table, sockets: Sockets, by_id: dict[int, Service]) -> None:
+        self.by_id = by_id
         self.table = table
         self.on_up: Callable[[ServerRow], None] = lambda _row: None
         self.on_down: Callable[[ServerRow], None] = lambda _row: None

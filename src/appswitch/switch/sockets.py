@@ -29,34 +29,76 @@ _SOL_IPV6, _V6ONLY, _SO_REUSEPORT = 41, 26, 15
 NO_OPTIONS: Options = {}
 
 
-class Socket:
+class Socket(_kernel.Sock):
     """A TCP socket as its app believes to have it. ``unix``: the file behind it is a Unix socket.
 
-    Defaults stand in the class: most sockets only ever have a few of these, and one is made for each connection.
+    What `_kernel.wait` works with, too, is in `_kernel.Sock`. Defaults of the rest stand in the class: most sockets
+    only ever have a few of these, and one is made for each connection.
     """
 
-    phase = NEW
-    bound: Address | None = None  # by bind(2)
-    local: Address | None = None  # of a connection
-    peer: Address | None = None
-    options: Options = NO_OPTIONS  # replaced, never changed: listener and connections share it
+    app: App
+    bound: Address | None  # by bind(2)
+    options: Options  # replaced, never changed: listener and connections share it
+    parent: Socket | None  # of an accepted one that only has a link: its listener
     reuseaddr = False  # as it was at bind(2)
     reuseport = False
-    named = False  # a Unix socket that has its name cannot get another
-    service = 0  # of a listening one
-    accepted = False  # by accept(2), else by connect(2)
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
-    asked: Address | None = None  # of an accepted one: where its client wanted to go, SO_ORIGINAL_DST
     peeked: dict[str, str] | None = None  # what its first bytes were about
-    answered = 0  # the thread whose bind(2) or connect(2) was answered with success
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
     actual = b""  # the sockaddr that a TCP socket is being connected to
+    _local: Address | None = None
+    _peer: Address | None = None
+    _asked: Address | None = None
 
     def __init__(self, cookie: int, app: App, family: int, unix: bool) -> None:
-        self.cookie = cookie
-        self.app = app
-        self.family = family  # AF_INET or AF_INET6, whatever the file is
-        self.unix = unix
+        """``family``: AF_INET or AF_INET6, whatever the file is."""
+        super().__init__(cookie, app, family, unix, NO_OPTIONS)
+
+    @property
+    def local(self) -> Address | None:
+        """Of a connection."""
+        if self._local is None and self.link is not None:
+            self._recall(self.link)
+        return self._local
+
+    @local.setter
+    def local(self, address: Address | None) -> None:
+        self._local = address
+
+    @property
+    def peer(self) -> Address | None:
+        """The other end."""
+        if self._peer is None and self.link is not None:
+            self._recall(self.link)
+        return self._peer
+
+    @peer.setter
+    def peer(self, address: Address | None) -> None:
+        self._peer = address
+
+    @property
+    def asked(self) -> Address | None:
+        """Of an accepted connection: where its client wanted to go, SO_ORIGINAL_DST."""
+        if self._asked is None and self.link is not None:
+            self._recall(self.link)
+        return self._asked
+
+    @asked.setter
+    def asked(self, address: Address | None) -> None:
+        self._asked = address
+
+    def _recall(self, name: bytes) -> None:
+        """A connection that was made without anybody's look (native/kernel/reflex.c): its name tells everything."""
+        self.link = None
+        link = naming.parse_connection(name)
+        if link is None:
+            return
+        if self.accepted:
+            bound = self.parent.bound if self.parent is not None else None
+            self._local, self._peer = own_address(bound, self.app.ips, link.server), link.client
+            self._asked = link.server
+        else:
+            self._local, self._peer = link.client, link.server
 
     @property
     def v6only(self) -> bool:
@@ -65,7 +107,7 @@ class Socket:
         return value is not None and any(value)
 
     def remember(self, option: Option, written: bytes) -> None:
-        """An option was set."""
+        """An option was set, by us or on a TCP socket; else see `reflexes.Reflexes.set`."""
         self.options = {**self.options, option: written}
 
     def finish_again(self) -> None:
@@ -103,11 +145,9 @@ def own_address(bound: Address | None, ips: tuple[bytes, ...], to: Address) -> A
 class Sockets:
     """All of them. One writer: the switch's thread."""
 
-    def __init__(self, born: dict[int, int], notifiers: dict[int, App]) -> None:
-        self.born = born  # made by `_kernel.wait`, and not used since: cookie -> notifier << 8 | family
-        self._notifiers = notifiers
-        self.by_cookie: dict[int, Socket] = {}
-        self.listening: dict[bytes, Socket] = {}  # by the name of their file
+    def __init__(self, by_cookie: dict[int, Socket], listening: dict[bytes, Socket]) -> None:
+        self.by_cookie = by_cookie
+        self.listening = listening  # by the name of their file
 
     def add(self, fd: Fd, app: App, family: int, unix: bool) -> Socket:
         """Remember a socket that the switch has just made."""
@@ -121,12 +161,6 @@ class Sockets:
         if known is not None or cookie < 0:
             if known is not None and known.app.ended:
                 known.app, known.bound = app, None  # who holds it now; the address was the other's
-            return known
-        origin = self.born.pop(cookie, None)
-        if origin is not None:
-            owner = self._notifiers.get(origin >> 8, app)
-            family, unix = origin & 0x7F, not origin & _kernel.BORN_TCP
-            known = self.by_cookie[cookie] = Socket(cookie, owner, family, unix)
             return known
         raw = _kernel.getsockname(fd)
         if isinstance(raw, int):

@@ -51,10 +51,11 @@ def connection_rows(switch: Switch) -> tuple[ConnectionRow, ...]:
 
 def stats(switch: Switch) -> dict[str, float]:
     """Sizes of the tables, and calls and nanoseconds by system call."""
+    switch.reflexes.settle()
     sizes = {
         "apps": len(switch.apps),
         "services": len(switch.services.by_id),
-        "sockets": len(switch.sockets.by_cookie) + len(switch.sockets.born),
+        "sockets": len(switch.sockets.by_cookie),
         "parked": len(switch.parking),
         "datagram_sockets": len(switch.datagrams.by_cookie),
         "datagram_peers": len(switch.relay),
@@ -68,7 +69,9 @@ def stats(switch: Switch) -> dict[str, float]:
         "spliced": switch.splicer.spliced_total,
         "spliced_bytes": switch.splicer.spliced_bytes,
     }
+    at_once = {name: float(count) for name, count in switch.loop.reflex.served().items()}
     flows = {f"flows.{verdict}": float(count) for verdict, count in switch.flowlog.counts.items()}
-    calls = {f"calls.{name}": count for name, count in switch.dispatch.counts.items()}
+    calls = {f"calls.{name}": count + at_once.get(name, 0) for name, count in switch.dispatch.counts.items()}
     times = {f"nanoseconds.{name}": ns for name, ns in switch.dispatch.nanoseconds.items()}
-    return {**sizes, **flows, **calls, **times}
+    undecided = {f"at_once.{name}": count for name, count in at_once.items()}
+    return {**sizes, **flows, **calls, **undecided, **times}

@@ -74,7 +74,6 @@ class Waiting:
         self._by_app: Counter[int] = Counter()
         self._scheduled = False
         self._pause = SOON
-        switch.table.on_change = self._on_change
         switch.loop.every(1.0, self._expire)
 
     def __len__(self) -> int:
@@ -148,7 +147,8 @@ class Waiting:
 
     # -- changes
 
-    def _on_change(self) -> None:
+    def look_again(self) -> None:
+        """The tables have changed."""
         if not self._scheduled and (self._calls or self._guests):
             self._scheduled = True
             self._switch.loop.after(self._pause, self._look)
@@ -171,7 +171,7 @@ class Waiting:
                 try:
                     fd = _reusable(guest.family)
                 except OSError:  # no descriptors are left: this one and the others wait for some
-                    self._switch.loop.after(AGAIN, self._on_change)
+                    self._switch.loop.after(AGAIN, self.look_again)
                     return
                 self._dismiss(source)
                 self._open(fd, source, guest, path)

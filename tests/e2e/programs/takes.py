@@ -5,8 +5,10 @@ What it serves is answered with that metadata, as an HTTP response.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -14,12 +16,15 @@ import threading
 from appswitch.delegate.messages import (
     MAX_PACKET,
     Action,
+    Ask,
     Done,
     Handover,
     Hello,
+    Received,
     ToDaemon,
     Verdict,
     Welcome,
+    Withdrawn,
     decode_from_daemon,
     encode,
 )
@@ -28,6 +33,7 @@ from appswitch.paths import run_dir
 
 NAME, WAY = sys.argv[1:]
 link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+asked: dict[int, Metadata] = {}
 
 
 def say(message: ToDaemon, *fds: int) -> None:
@@ -63,64 +69,69 @@ def serve(known: Metadata, sock: socket.socket) -> None:
     say(Done(known.connection))
 
 
-def accepts(known: Metadata, fds: list[int]) -> None:
+def accepts(known: Metadata) -> None:
     say(Verdict(known.connection, Action.ACCEPT))
-    threading.Thread(target=serve, args=(known, socket.socket(fileno=fds.pop(0))), daemon=True).start()
 
 
-def passes(known: Metadata, _fds: list[int]) -> None:
+def passes(known: Metadata) -> None:
     say(Verdict(known.connection, Action.PASS))
 
 
-def drops(known: Metadata, _fds: list[int]) -> None:
+def drops(known: Metadata) -> None:
     say(Verdict(known.connection, Action.DROP))
 
 
-def hands_on(known: Metadata, _fds: list[int]) -> None:
+def hands_on(known: Metadata) -> None:
     say(Verdict(known.connection, Action.NEXT))
 
 
-def fails(known: Metadata, _fds: list[int]) -> None:
+def fails(known: Metadata) -> None:
     say(Verdict(known.connection, Action.FAIL))
 
 
-def is_silent(_known: Metadata, _fds: list[int]) -> None:
+def is_silent(_known: Metadata) -> None:
     pass
 
 
-def dies(_known: Metadata, _fds: list[int]) -> None:
+def dies(_known: Metadata) -> None:
     os._exit(0)
 
 
-def answers_twice(known: Metadata, fds: list[int]) -> None:
-    accepts(known, fds)
-    for action in (Action.PASS, Action.DROP, Action.ACCEPT, Action.NEXT):
+def accepts_and_dies(known: Metadata) -> None:
+    say(Verdict(known.connection, Action.ACCEPT))
+    select.select([link], [], [])  # the descriptors are there, and nobody takes them
+    os._exit(0)
+
+
+def answers_twice(known: Metadata) -> None:
+    for action in (Action.ACCEPT, Action.PASS, Action.DROP, Action.ACCEPT, Action.NEXT):
         say(Verdict(known.connection, action))
 
 
-def answers_for_others(known: Metadata, _fds: list[int]) -> None:
-    for number in range(1, 2000):
+def answers_for_others(known: Metadata) -> None:
+    for number in range(1, 12):
         if number != known.connection:
             say(Verdict(number, Action.PASS))
+            say(Verdict(number, Action.ACCEPT))
+            say(Received(number))
             say(Done(number))
     say(Verdict(known.connection, Action.PASS))
 
 
-def floods(known: Metadata, _fds: list[int]) -> None:
+def floods(known: Metadata) -> None:
     for _ in range(20000):
-        say(Done(known.connection))
-    say(Verdict(known.connection, Action.PASS))
+        say(Done(known.connection + 1))
 
 
-def sends_descriptors(known: Metadata, fds: list[int]) -> None:
-    say(Verdict(known.connection, Action.PASS), *fds)
+def sends_descriptors(known: Metadata) -> None:
+    say(Verdict(known.connection, Action.PASS), link.fileno())
 
 
-def speaks_nonsense(_known: Metadata, _fds: list[int]) -> None:
+def speaks_nonsense(_known: Metadata) -> None:
     link.send(b"nonsense")
 
 
-def greets_again(_known: Metadata, _fds: list[int]) -> None:
+def greets_again(_known: Metadata) -> None:
     say(Hello(NAME))
 
 
@@ -132,6 +143,7 @@ WAYS = {
     "fails": fails,
     "is silent": is_silent,
     "dies": dies,
+    "accepts and dies": accepts_and_dies,
     "answers twice": answers_twice,
     "answers for others": answers_for_others,
     "floods": floods,
@@ -150,13 +162,21 @@ def main() -> None:
         packet, fds, _, _ = socket.recv_fds(link, MAX_PACKET + 1, 4)
         if not packet:
             return
-        message = decode_from_daemon(packet, len(fds))
-        if not isinstance(message, Handover):
-            return
-        print(told(message.metadata), flush=True)
-        WAYS[WAY](message.metadata, fds)
-        for fd in fds:
-            os.close(fd)
+        match decode_from_daemon(packet, len(fds)):
+            case Ask(known):
+                print(told(known), flush=True)
+                asked[known.connection] = known
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was cut off
+                    WAYS[WAY](known)
+            case Handover(number):
+                print("has", number, flush=True)
+                say(Received(number))
+                sock = socket.socket(fileno=fds.pop())
+                threading.Thread(target=serve, args=(asked.pop(number), sock), daemon=True).start()
+            case Withdrawn(number, reason):
+                print("withdrawn", number, reason.name, flush=True)
+            case _:
+                return
 
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.unit.delegate.fake import FakeDaemon, ended
 from appswitch.address import Address, ip_bytes
 from appswitch.delegate import client
 from appswitch.delegate.errors import MalformedError, Reason, RefusedError
-from appswitch.delegate.messages import Refused, Taken, Welcome
+from appswitch.delegate.messages import Refused, Taken, Welcome, encode
 
 THERE = Address(ip_bytes("10.1.0.9"), 6379)
 
@@ -118,6 +119,27 @@ async def test_another_answer(daemon: FakeDaemon) -> None:
 async def test_no_answer(daemon: FakeDaemon) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.to_thread(client.connect, THERE, "x", directory=daemon.directory, timeout=0.01)
+
+
+@pytest.mark.parametrize("just_now", [False, True])
+def test_an_offer_is_taken_back(monkeypatch: pytest.MonkeyPatch, just_now: bool) -> None:
+    """But not one that was taken in the very moment in which the time was over."""
+    ours, daemons = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, daemons:
+        if just_now:
+            daemons.send(encode(Taken(5)))
+        receive, late = client.packets.receive, iter([True])
+
+        def receive_late(sock: socket.socket) -> tuple[bytes, list[socket.socket]]:
+            if next(late, False):
+                raise TimeoutError
+            return receive(sock)
+
+        monkeypatch.setattr(client.packets, "receive", receive_late)
+        with contextlib.nullcontext() if just_now else pytest.raises(TimeoutError):
+            assert client._answer(ours) == (encode(Taken(5)), [])
+        with pytest.raises(BrokenPipeError):
+            daemons.send(encode(Taken(5)))
 
 
 def test_no_daemon(tmp_path: Path) -> None:

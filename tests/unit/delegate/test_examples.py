@@ -73,7 +73,7 @@ async def exchange(app: socket.socket, request: bytes, until: bytes) -> bytes:
 async def test_header_proxy(daemon: FakeDaemon) -> None:
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     async with upstream(lambda _: response, b"\r\n\r\n") as (there, got), example(daemon, "header_proxy.py", "adder"):
-        app = daemon.hand_over(1, b"GET /a HTTP/1.1\r\n", destination=there, client=App(3, "shop"))
+        app = daemon.ask(1, b"GET /a HTTP/1.1\r\n", destination=there, client=App(3, "shop"))
         assert await daemon.expect(Verdict) == Verdict(1, Action.ACCEPT)
         assert (await exchange(app, b"Host: x\r\nX-Client-App: liar\r\n\r\n", b"ok")).startswith(b"HTTP/1.1 200")
         assert (await exchange(app, b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n", b"ok")).startswith(b"HTTP/1.1 200")
@@ -87,7 +87,7 @@ async def test_header_proxy_with_a_body(daemon: FakeDaemon) -> None:
     response = b"HTTP/1.1 204 No Content\r\n\r\n"
     async with upstream(lambda _: response, b"body") as (there, got), example(daemon, "header_proxy.py", "adder"):
         head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-        app = daemon.hand_over(1, head, destination=there)
+        app = daemon.ask(1, head, destination=there)
         assert b"100" in await exchange(app, b"", b"\r\n\r\n")
         assert b"204" in await exchange(app, b"body", b"\r\n\r\n")
     assert got[0].endswith(b"\r\n\r\nbody")
@@ -96,13 +96,13 @@ async def test_header_proxy_with_a_body(daemon: FakeDaemon) -> None:
 
 async def test_echo(daemon: FakeDaemon) -> None:
     async with example(daemon, "echo.py", "echo"):
-        app = daemon.hand_over(1, b"first ")
+        app = daemon.ask(1, b"first ")
         assert await exchange(app, b"then", b"then") == b"first then"
         app.shutdown(socket.SHUT_WR)
         assert ended(app)
         assert await daemon.expect(Verdict) == Verdict(1, Action.ACCEPT)
         assert await daemon.expect(Done) == Done(1, 10, 10)
-        daemon.hand_over(2, attributes={"protocol": "tls"})
+        daemon.ask(2, attributes={"protocol": "tls"})
         assert await daemon.expect(Verdict) == Verdict(2, Action.PASS)
 
 
@@ -111,12 +111,12 @@ async def test_redis_audit(daemon: FakeDaemon) -> None:
         upstream(lambda _: b"+OK\r\n", b"$3\r\nval\r\n") as (there, got),
         example(daemon, "redis_audit.py", "audit") as process,
     ):
-        app = daemon.hand_over(1, destination=there, client=App(3, "shop"), vservice="cache")
+        app = daemon.ask(1, destination=there, client=App(3, "shop"), vservice="cache")
         assert await exchange(app, b"*3\r\n$3\r\nset\r\n$1\r\nk\r\n$3\r\nval\r\n", b"\r\n") == b"+OK\r\n"
         assert b"NOPERM" in await exchange(app, b"*1\r\n$8\r\nflushall\r\n", b"\r\n")
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["shop -> cache SET k\n", "shop -> cache FLUSHALL \n"]
-        daemon.hand_over(2, attributes={"protocol": "http"})
+        daemon.ask(2, attributes={"protocol": "http"})
         assert await daemon.expect(Verdict) == Verdict(1, Action.ACCEPT)
         assert await daemon.expect(Verdict) == Verdict(2, Action.NEXT)
     assert got == [b"*3\r\n$3\r\nset\r\n$1\r\nk\r\n$3\r\nval\r\n"]
@@ -124,5 +124,5 @@ async def test_redis_audit(daemon: FakeDaemon) -> None:
 
 async def test_redis_audit_does_not_trust_lengths(daemon: FakeDaemon) -> None:
     async with upstream(lambda _: b"", b"\n") as (there, _), example(daemon, "redis_audit.py", "audit"):
-        app = daemon.hand_over(1, b"*1\r\n$9999999999\r\n", destination=there)
+        app = daemon.ask(1, b"*1\r\n$9999999999\r\n", destination=there)
         assert ended(app)

@@ -13,7 +13,20 @@ from tests.unit.delegate.vectors import FULL, SMALL
 
 from appswitch.delegate import messages
 from appswitch.delegate.errors import MalformedError, Reason, VersionError
-from appswitch.delegate.messages import Action, Done, Handover, Hello, Offer, Refused, Taken, Verdict, Welcome
+from appswitch.delegate.messages import (
+    Action,
+    Ask,
+    Done,
+    Handover,
+    Hello,
+    Offer,
+    Received,
+    Refused,
+    Taken,
+    Verdict,
+    Welcome,
+    Withdrawn,
+)
 
 verdicts = st.one_of(
     st.builds(
@@ -25,19 +38,24 @@ verdicts = st.one_of(
 to_daemon = st.one_of(
     st.builds(Hello, some.names.filter(bool), some.counts),
     verdicts,
+    st.builds(Received, some.connections),
     st.builds(Done, some.connections, some.connections, some.connections),
     st.builds(Offer, some.metadata),
 )
 from_daemon = st.one_of(
     st.builds(Welcome, some.counts),
     st.builds(Refused, st.sampled_from(list(Reason)), some.texts),
-    st.builds(Handover, some.metadata),
+    st.builds(Ask, some.metadata),
+    st.builds(Handover, some.connections),
+    st.builds(Withdrawn, some.connections, st.sampled_from(list(Reason))),
     st.builds(Taken, some.connections),
 )
 
 
 def descriptors(message: object) -> int:
-    return {"client": 1, "server": 2}[message.metadata.direction] if isinstance(message, Handover | Offer) else 0
+    if isinstance(message, Offer):
+        return {"client": 1, "server": 2}[message.metadata.direction]
+    return int(isinstance(message, Handover))
 
 
 @given(to_daemon)
@@ -52,7 +70,7 @@ def test_from_daemon(message: messages.FromDaemon) -> None:
 
 @given(st.binary(max_size=60), st.binary(min_size=1, max_size=1), st.sampled_from([0, 1, 2, 3]))
 def test_random_bodies(body: bytes, kind: bytes, count: int) -> None:
-    for packet in (body, b"AXD\1" + kind + bytes(3) + body):
+    for packet in (body, b"AXD\2" + kind + bytes(3) + body):
         for decode in (messages.decode_to_daemon, messages.decode_from_daemon):
             with contextlib.suppress(MalformedError):
                 decode(packet, count)
@@ -78,9 +96,27 @@ def test_descriptors_are_counted(message: messages.ToDaemon, count: int) -> None
             messages.decode_to_daemon(messages.encode(message), count)
 
 
-def test_another_version_can_be_told() -> None:
-    with pytest.raises(VersionError):
-        messages.decode_to_daemon(messages.encode(Hello("a")).replace(b"AXD\1", b"AXD\2"))
+@pytest.mark.parametrize(("count", "taken"), [(0, False), (1, True), (2, True), (3, False)])
+def test_descriptors_of_a_handover(count: int, taken: bool) -> None:
+    packet = messages.encode(Handover(7))
+    with contextlib.nullcontext() if taken else pytest.raises(MalformedError, match="descriptors"):
+        assert messages.decode_from_daemon(packet, count) == Handover(7)
+
+
+def test_a_question_has_none() -> None:
+    with pytest.raises(MalformedError, match="descriptors"):
+        messages.decode_from_daemon(messages.encode(Ask(SMALL)), 1)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_can_be_told(version: int) -> None:
+    packet = messages.encode(Hello("a")).replace(b"AXD\2", b"AXD" + bytes((version,)))
+    with pytest.raises(VersionError) as raised:
+        messages.decode_to_daemon(packet)
+    assert raised.value.version == version
+    refused = messages.encode(Refused(Reason.VERSION, "another"), version)
+    assert refused.startswith(b"AXD" + bytes((version,)))
+    assert messages.decode_from_daemon(refused) == Refused(Reason.VERSION, "another")
 
 
 def test_a_reason_of_a_later_release() -> None:

@@ -17,7 +17,7 @@ from tests.unit.delegate.vectors import FULL, SMALL
 from appswitch.delegate import messages
 from appswitch.delegate.connection import Connection
 from appswitch.delegate.errors import Reason, RefusedError
-from appswitch.delegate.messages import Action, Done, Handover, Hello, Refused, Taken, Verdict
+from appswitch.delegate.messages import Action, Ask, Done, Handover, Hello, Refused, Taken, Verdict, Withdrawn
 from appswitch.delegate.server import Delegation, pump, serve
 
 
@@ -48,12 +48,14 @@ async def connected(daemon: FakeDaemon, capacity: int = 8) -> AsyncIterator[Dele
 
 async def test_accepted_and_served(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        app = daemon.hand_over(7, b"hello ")
+        app = daemon.ask(7, b"hello ")
         async with await anext(delegation) as connection:
             assert connection.metadata.peeked == b"hello "
+            with pytest.raises(RuntimeError, match=r"accept\(\)"):
+                _ = connection.app
+            await connection.accept()
             assert connection.remote is None
             assert connection.app.recv(100, socket.MSG_PEEK) == b"hello "
-            await connection.accept()
             assert await daemon.expect(Verdict) == Verdict(7, Action.ACCEPT)
             reader, writer = await connection.streams()
             app.sendall(b"world")
@@ -62,6 +64,7 @@ async def test_accepted_and_served(daemon: FakeDaemon) -> None:
             writer.write(b"good")
             writer.writelines([b"b", b"ye"])
         assert await daemon.expect(Done) == Done(7, 11, 7)
+        assert daemon.received == [7]
         assert app.recv(100) == b"goodbye"
         assert ended(app)
         assert delegation.active == 0
@@ -69,7 +72,7 @@ async def test_accepted_and_served(daemon: FakeDaemon) -> None:
 
 async def test_both_ends(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        app, client = daemon.hand_over_both(8)
+        app, client = daemon.ask_both(8)
         async with await anext(delegation) as connection:
             await connection.accept()
             inside, outside = await connection.streams("app"), await connection.streams("remote")
@@ -98,18 +101,19 @@ async def test_not_served(
     daemon: FakeDaemon, answer: Callable[[Connection], Awaitable[None]], verdict: Verdict
 ) -> None:
     async with connected(daemon) as delegation:
-        app = daemon.hand_over(7, b"untouched")
+        daemon.ask(7, b"untouched")
         connection = await anext(delegation)
         await answer(connection)
         assert await daemon.expect(Verdict) == verdict
         assert connection.closed
-        assert ended(app)
+        with pytest.raises(RuntimeError):
+            _ = connection.remote
         assert delegation.active == 0
 
 
 async def test_answered_twice(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        daemon.hand_over(7)
+        daemon.ask(7)
         async with await anext(delegation) as connection:
             with pytest.raises(RuntimeError, match="accept"):
                 await connection.streams()
@@ -126,18 +130,17 @@ async def test_answered_twice(daemon: FakeDaemon) -> None:
 
 async def test_an_errno_that_cannot_be(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        app = daemon.hand_over(7)
+        daemon.ask(7)
         connection = await anext(delegation)
         with pytest.raises(ValueError, match="4096"):
             await connection.drop(4096)
         await connection.drop()
         assert await daemon.expect(Verdict) == Verdict(7, Action.DROP)
-        assert ended(app)
 
 
 async def test_an_exception_before_the_answer(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        daemon.hand_over(7)
+        daemon.ask(7)
         with pytest.raises(ZeroDivisionError):
             async with await anext(delegation):
                 _ = 1 // 0
@@ -145,27 +148,83 @@ async def test_an_exception_before_the_answer(daemon: FakeDaemon) -> None:
 
 
 async def test_more_than_it_takes(daemon: FakeDaemon) -> None:
+    """A daemon that asks nevertheless is told so at once."""
     async with connected(daemon, capacity=2) as delegation:
-        apps = [daemon.hand_over(number) for number in range(20)]
-        for number in range(len(apps)):
-            await eventually(lambda n=number: delegation.active == min(2, len(apps) - n))
+        for number in range(5):
+            daemon.ask(number)
+        for number in range(2, 5):
+            assert await daemon.expect(Verdict) == Verdict(number, Action.FAIL)
+        for number in range(2):
             connection = await anext(delegation)
             assert connection.metadata.connection == number
             await connection.pass_()
+        daemon.ask(5)
+        assert (await anext(delegation)).metadata.connection == 5
 
 
 async def test_closes_with_everything(daemon: FakeDaemon) -> None:
-    """Accepted ones, ones that wait, ones that were not read: with a bound for what the app does not read."""
-    async with connected(daemon, capacity=3) as delegation:
-        apps = [daemon.hand_over(number) for number in range(6)]
+    """Accepted ones, one that waits for its sockets, ones that wait for an answer."""
+    async with connected(daemon, capacity=0) as delegation:
+        apps = [daemon.ask(number) for number in range(4)]
         accepted = await anext(delegation)
         await accepted.accept()
         await accepted.streams()
-        await eventually(lambda: delegation.active == 3)
-    assert await daemon.expect(Verdict) == Verdict(0, Action.ACCEPT)
-    assert all(ended(app) for app in apps[:3])
+        daemon.hands_over = False
+        accepting = asyncio.create_task((await anext(delegation)).accept())
+        await eventually(lambda: delegation.active == 4)
+        assert await daemon.expect(Verdict) == Verdict(0, Action.ACCEPT)
+        assert await daemon.expect(Verdict) == Verdict(1, Action.ACCEPT)
+    with pytest.raises(ConnectionAbortedError):
+        await accepting
+    told = [await daemon.expect(messages.ToDaemon) for _ in range(4)]  # type: ignore[arg-type] # a union
+    assert set(told) == {Done(0, 0, 0), *(Verdict(number, Action.FAIL) for number in range(1, 4))}
+    assert ended(apps[0])
     with pytest.raises(StopAsyncIteration):
         await anext(delegation)
+
+
+@pytest.mark.parametrize("when", ["asked", "accepted"])
+async def test_withdrawn(daemon: FakeDaemon, when: str) -> None:
+    """The time is over: it has no sockets, and is told."""
+    async with connected(daemon) as delegation:
+        daemon.hands_over = False
+        daemon.ask(7)
+        async with await anext(delegation) as connection:
+            accepting = asyncio.create_task(connection.accept()) if when == "accepted" else None
+            if accepting:
+                assert await daemon.expect(Verdict) == Verdict(7, Action.ACCEPT)
+            daemon.say(Withdrawn(7, Reason.TIMEOUT))
+            with pytest.raises(ConnectionAbortedError, match="timeout"):
+                await (accepting or _late(connection))
+            assert connection.closed
+        assert delegation.active == 0
+        daemon.say(Withdrawn(7, Reason.TIMEOUT))  # of one that is not here any more
+        daemon.ask(8)
+        await (await anext(delegation)).pass_()
+        assert await daemon.expect(Verdict) == Verdict(8, Action.PASS)
+
+
+async def _late(connection: Connection) -> None:
+    await eventually(lambda: connection.closed)
+    await connection.accept()
+
+
+async def test_who_stops_accepting_gives_it_back(daemon: FakeDaemon) -> None:
+    """And closes what comes nevertheless."""
+    async with connected(daemon) as delegation:
+        daemon.hands_over = False
+        app = daemon.ask(7)
+        connection = await anext(delegation)
+        accepting = asyncio.create_task(connection.accept())
+        assert await daemon.expect(Verdict) == Verdict(7, Action.ACCEPT)
+        accepting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await accepting
+        assert await daemon.expect(Verdict) == Verdict(7, Action.FAIL)
+        (end,) = daemon.kept.pop(7)
+        daemon.say(Handover(7), end)
+        end.close()
+        assert await asyncio.to_thread(ended, app)
 
 
 async def test_iteration_ends(daemon: FakeDaemon) -> None:
@@ -201,17 +260,16 @@ async def test_a_daemon_that_says_nothing(daemon: FakeDaemon) -> None:
 
 async def test_the_daemon_is_restarted(daemon: FakeDaemon) -> None:
     async with connected(daemon) as delegation:
-        served, waiting = daemon.hand_over(1), daemon.hand_over(2)
+        served, _ = daemon.ask(1), daemon.ask(2)
         accepted = await anext(delegation)
         await accepted.accept()
         reader, writer = await accepted.streams()
         asked = await anext(delegation)
-        daemon.hand_over(3)  # nobody has asked for it yet
+        daemon.ask(3)  # nobody has asked for it yet
         await eventually(lambda: delegation.active == 3)
         daemon.stop()
         await eventually(lambda: not delegation.connected)
-        assert ended(waiting)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionResetError):
             await asked.accept()
         daemon.start()
         await daemon.welcome()
@@ -221,35 +279,60 @@ async def test_the_daemon_is_restarted(daemon: FakeDaemon) -> None:
         writer.write(b"so am I")
         assert served.recv(100) == b"so am I"
         await accepted.close()
-        daemon.hand_over(4)
+        daemon.ask(4)
         connection = await anext(delegation)
         assert connection.metadata.connection == 4  # what was lost is not given out
         await connection.pass_()
         assert await daemon.expect(Verdict) == Verdict(4, Action.PASS)
 
 
-@pytest.mark.parametrize("what", ["garbage", "no descriptor", "too many", "not asked for", "no socket", "too long"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "garbage",
+        "descriptors too soon",
+        "none",
+        "too many",
+        "for both",
+        "not asked for",
+        "no socket",
+        "too long",
+        "twice",
+    ],
+)
 async def test_a_daemon_that_is_none(daemon: FakeDaemon, what: str) -> None:
     """The connection is given up, and looked for again."""
     async with connected(daemon) as delegation:
+        daemon.hands_over = False
         app, end = socket.socketpair()
         with app, end, Path("/dev/null").open() as file:  # noqa: ASYNC230 - it never waits
+            daemon.ask(7)
+            accepting = asyncio.create_task((await anext(delegation)).accept())
+            await daemon.expect(Verdict)
             if what == "garbage":
                 daemon.say_bytes(b"garbage", end)
-            elif what == "no descriptor":
-                daemon.say(Handover(SMALL))
+            elif what == "descriptors too soon":
+                daemon.say(Ask(FULL), end, end)
+            elif what == "none":
+                daemon.say(Handover(7))
             elif what == "too many":
-                daemon.say(Handover(FULL), end, end, end, end)
+                daemon.say(Handover(7), end, end, end, end)
+            elif what == "for both":
+                daemon.say(Handover(7), end, end)
             elif what == "not asked for":
                 daemon.say(Taken(1))
             elif what == "no socket":
-                daemon.say(Handover(SMALL), file)  # type: ignore[arg-type]
+                daemon.say(Handover(7), file)  # type: ignore[arg-type]
+            elif what == "too long":
+                daemon.say_bytes(messages.encode(Ask(SMALL)) + bytes(66000), end)
             else:
-                daemon.say_bytes(messages.encode(Handover(SMALL)) + bytes(66000), end)
+                daemon.ask(7)
             end.close()
+            with pytest.raises(ConnectionResetError):
+                await accepting
             assert await daemon.welcome() == Hello("adder", 8)
             await eventually(lambda: delegation.connected)
-            if what != "no descriptor":
+            if what not in ("none", "twice"):
                 app.settimeout(20)
                 assert what in ("not asked for", "no socket") or ended(app)
             assert delegation.active == 0
@@ -258,8 +341,8 @@ async def test_a_daemon_that_is_none(daemon: FakeDaemon, what: str) -> None:
 async def test_closes_half_way(daemon: FakeDaemon) -> None:
     """The app goes while it is served, and while nobody has answered."""
     async with connected(daemon) as delegation:
-        daemon.hand_over(1).close()
-        daemon.hand_over(2, b"unread").close()
+        daemon.ask(1).close()
+        daemon.ask(2, b"unread").close()
         for _ in range(2):
             async with await anext(delegation) as connection:
                 await connection.accept()
@@ -274,10 +357,16 @@ async def test_closes_half_way(daemon: FakeDaemon) -> None:
 
 async def test_a_daemon_that_does_not_read(daemon: FakeDaemon) -> None:
     """Answers wait for it, and fail when it goes."""
-    async with connected(daemon, capacity=0) as delegation:
+    daemon.reads = False
+    delegation = Delegation("adder", daemon.directory, capacity=0)
+    coming = asyncio.create_task(delegation.__aenter__())
+    await daemon.accept()
+    daemon.say(messages.Welcome())
+    await coming
+    try:
         answers = []
         for number in range(2000):
-            daemon.hand_over(number).close()
+            daemon.ask(number).close()
             connection = await anext(delegation)
             answers.append(asyncio.create_task(connection.pass_()))
             await asyncio.sleep(0)
@@ -288,6 +377,8 @@ async def test_a_daemon_that_does_not_read(daemon: FakeDaemon) -> None:
         with pytest.raises(ConnectionError):
             await answers[-1]
         assert delegation.active == 0
+    finally:
+        await delegation.close()
 
 
 async def test_serve(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,12 +392,11 @@ async def test_serve(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> No
 
     serving = asyncio.create_task(serve("adder", handler, daemon.directory, capacity=5))
     assert await daemon.welcome() == Hello("adder", 5)
-    failing, echoing = daemon.hand_over(1), daemon.hand_over(2)
+    echoing = (daemon.ask(1), daemon.ask(2))[1]
     assert {await daemon.expect(Verdict), await daemon.expect(Verdict)} == {
         Verdict(1, Action.FAIL),
         Verdict(2, Action.ACCEPT),
     }
-    assert ended(failing)
     assert "ZeroDivisionError" in caplog.text
     echoing.sendall(b"echo")
     assert await asyncio.to_thread(echoing.recv, 100) == b"echo"

@@ -20,7 +20,7 @@ MALFORMED = json.loads((vectors.HERE / "malformed.json").read_text())
 
 
 def descriptors(packet: bytes) -> int:
-    return int(packet.startswith((messages.MAGIC + b"\1\6", b"\r")))
+    return int(packet.startswith((messages.MAGIC + b"\2\6", messages.MAGIC + b"\2\x08")))
 
 
 def to_daemon(packet: bytes) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from appswitch import _kernel
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.procfs import registrations
@@ -327,14 +327,14 @@ def test_what_others_connected_is_told_from_what_the_switch_did() -> None:
             client = _kernel.socket(UNIX, STREAM, 0)
             assert _kernel.connect_unix(client, own, name) == 0
             given = _kernel.accept_give(
-                notifier, 1, ME, Fd(os.dup(server.fileno())), 0, 0, INET, int(socket.SOCK_NONBLOCK), naming.MAGIC
+                notifier, 1, ME, Fd(os.dup(server.fileno())), 0, 0, INET, int(socket.SOCK_NONBLOCK)
             )
             assert not isinstance(given, int)
             connection, peer, error = given
             outcomes.append((sockaddr.unix_name(peer), error))
             assert _kernel.status_flags(connection) == os.O_RDWR
             client.close()
-        assert _kernel.accept_give(notifier, 1, ME, server, 0, 0, INET, 0, naming.MAGIC) == -errno.EAGAIN
+        assert _kernel.accept_give(notifier, 1, ME, server, 0, 0, INET, 0) == -errno.EAGAIN
     finally:
         os.close(notifier)
         for _ in range(16):
@@ -380,6 +380,8 @@ def test_what_was_set_is_inherited(family: int, option: int, value: bytes) -> No
     assert now == fresh
 
 
+KNOWS_NOTHING = Reflex({}, Sock, {})
+
 # --- waiting and notifiers ------------------------------------------------------------------------------------------
 
 
@@ -388,15 +390,15 @@ def test_wait_tells_events_and_clears_the_call_in_hand() -> None:
     with ours, theirs, select.epoll() as epoll, mmap.mmap(-1, 80) as journal:
         journal[:] = b"x" * 80
         assert _kernel.epoll_watch(epoll.fileno(), ADD, ours.fileno(), select.EPOLLIN, 2**35 + 7) == 0
-        assert _kernel.wait(epoll.fileno(), 0, (-1, -1, -1), {}, journal, {}, {}) is None
+        assert _kernel.wait(epoll.fileno(), 0, journal, KNOWS_NOTHING) is None
         assert journal[:] == bytes(80)
         theirs.send(b"x")
-        assert _kernel.wait(epoll.fileno(), -1, (-1, -1, -1), {}, journal, {}, {}) == (2**35 + 7, select.EPOLLIN)
+        assert _kernel.wait(epoll.fileno(), -1, journal, KNOWS_NOTHING) == (2**35 + 7, select.EPOLLIN)
         assert _kernel.epoll_watch(epoll.fileno(), ADD, ours.fileno(), 0, 0) == errno.EEXIST
         assert _kernel.epoll_watch(epoll.fileno(), DEL, ours.fileno(), 0, 0) == 0
-        assert _kernel.wait(epoll.fileno(), 0, (-1, -1, -1), {}, journal, {}, {}) is None
+        assert _kernel.wait(epoll.fileno(), 0, journal, KNOWS_NOTHING) is None
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-            _kernel.wait(ours.fileno(), 0, (-1, -1, -1), {}, journal, {}, {})
+            _kernel.wait(ours.fileno(), 0, journal, KNOWS_NOTHING)
 
 
 def test_wait_lets_signal_handlers_run() -> None:
@@ -414,7 +416,7 @@ def test_wait_lets_signal_handlers_run() -> None:
     try:
         with select.epoll() as epoll, mmap.mmap(-1, 80) as journal, pytest.raises(HandlerError):  # noqa: PT012 - from go.set() on it may come
             go.set()
-            _kernel.wait(epoll.fileno(), DEADLINE * 1000, (-1, -1, -1), {}, journal, {}, {})
+            _kernel.wait(epoll.fileno(), DEADLINE * 1000, journal, KNOWS_NOTHING)
     finally:
         go.set()
         sender.join()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appswitch import wire
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.address import Address, ip_bytes
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.model import AppSpec, FlowRow
@@ -26,6 +26,7 @@ from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
 from appswitch.switch.held import Held
 from appswitch.switch.loop import Loop
+from appswitch.switch.reflexes import Reflexes
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service
 from appswitch.switch.sockets import Socket
@@ -40,15 +41,20 @@ def address(text: str) -> Address:
 
 
 class Holding:
-    """Remembers what it is given: (end, held, verdict or bounds of peeking)."""
+    """Remembers what it is given: (end, held, verdict or bounds of peeking); closes what it is to refuse."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[Fd, Held, Any]] = []
+        self.refused: list[tuple[Held, int]] = []
 
     def settle(self, fd: Fd, held: Held, verdict: Verdict) -> None:
         self.settled.append((fd, held, verdict))
 
     hold = settle
+
+    def refuse(self, fd: Fd, held: Held, _verdict: Verdict, error: int, _rule: str) -> None:
+        fd.close()
+        self.refused.append((held, error))
 
 
 class Census:
@@ -102,7 +108,7 @@ class FakeSwitch:
     """As much of `core.Switch` as those who decide ask for."""
 
     def __init__(self) -> None:
-        self.loop = Loop((-1, -1, -1), mmap.mmap(-1, 80))
+        self.loop = Loop(Reflex({}, Sock, {}), mmap.mmap(-1, 80))
         self.loop.on_fault = self._fault
         self.lines: list[tuple[str, dict[str, object]]] = []
         self.rows: list[FlowRow] = []
@@ -116,6 +122,7 @@ class FakeSwitch:
         self.proxies = Proxies()
         self.world = World(self.table, self.clusters, self.policies, self.proxies)
         datagrams = Table()
+        self.reflexes = Reflexes(self.loop.reflex)
         self.datagrams = Named(table=datagrams, world=World(datagrams, None, self.policies))
         self.node_ips = {4: ip_bytes("192.0.2.1")}
         self.flows = Flows(self.world, self.node_ips)

@@ -55,6 +55,16 @@ def test_one_user_does_not_lock_the_others_out(endpoint: Endpoint, monkeypatch: 
     assert endpoint._has_room(0)
 
 
+def test_users_do_not_lock_administrators_out(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GUESTS", 3)
+    peers: set[Any] = endpoint._peers
+    peers |= {_Peer(uid) for uid in (MINE, OTHERS, 1002, 1003)}
+    assert not endpoint._has_room(OTHERS)
+    assert endpoint._has_room(0)
+    peers |= {_Peer(0) for _ in range(4)}
+    assert not endpoint._has_room(0)
+
+
 class _Peer:
     def __init__(self, uid: int) -> None:
         self.uid, self.pid, self.refusals = uid, 1, list[Reason]()

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.model import AppSpec
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
@@ -26,7 +26,7 @@ SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sl
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     with mmap.mmap(-1, 80) as journal:
-        one = Loop((-1, -1, -1), journal)
+        one = Loop(Reflex({}, Sock, {}), journal)
         one.after(20, lambda: pytest.fail("the loop was not stopped"))
         yield one
         one.close()

@@ -14,18 +14,17 @@ from typing import Any
 
 import pytest
 
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.switch import loop as module
 from appswitch.switch.loop import Loop
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
-NO_CALL = (-1, -1, -1)
 
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     journal = mmap.mmap(-1, 80)
-    one = Loop(NO_CALL, journal)
+    one = Loop(Reflex({}, Sock, {}), journal)
     one.after(20, lambda: pytest.fail("the loop was not stopped"))
     yield one
     one.close()
@@ -262,7 +261,7 @@ def test_who_was_closed_meanwhile_is_not_watched_again(
 
 def test_timers_fire_in_the_order_of_their_times_and_equals_in_that_of_their_making(clock: Clock) -> None:
     journal = mmap.mmap(-1, 80)
-    loop, fired = Loop(NO_CALL, journal), list[str]()
+    loop, fired = Loop(Reflex({}, Sock, {}), journal), list[str]()
     for name, seconds in (("c", 3.0), ("a", 1.0), ("b1", 2.0), ("b2", 2.0), ("never", 2.5)):
         timer = loop.after(seconds, lambda name=name: fired.append(name))
         if name == "never":
@@ -351,7 +350,7 @@ def test_a_fault_is_raised_unless_somebody_wants_it(loop: Loop) -> None:
 
 def test_closing_gives_the_epoll_back() -> None:
     with mmap.mmap(-1, 80) as journal:
-        loop = Loop(NO_CALL, journal)
+        loop = Loop(Reflex({}, Sock, {}), journal)
         number = loop._epoll.fileno()
         assert Path(f"/proc/self/fd/{number}").readlink() == Path("anon_inode:[eventpoll]")
         loop.close()

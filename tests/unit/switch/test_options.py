@@ -18,6 +18,7 @@ from appswitch.model import AppSpec
 from appswitch.switch import options
 from appswitch.switch.apps import App
 from appswitch.switch.options import Scratch
+from appswitch.switch.reflexes import Reflexes, fresh
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Socket
 
 STREAM = int(socket.SOCK_STREAM)
@@ -149,7 +150,8 @@ class World:
         app = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
         self.sock = Socket(1, app, family, unix=True)
         known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock)
-        self.switch: Any = SimpleNamespace(sockets=known, scratch=Scratch())
+        self.reflex = fresh("x86_64")
+        self.switch: Any = SimpleNamespace(sockets=known, scratch=Scratch(), reflexes=Reflexes(self.reflex))
 
     def set(self, level: int, name: int, value: bytes, length: int | None = None) -> int:
         size = len(value) if length is None else length

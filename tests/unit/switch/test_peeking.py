@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from appswitch import _kernel
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.resources import Peek
 from appswitch.routing.l7 import UNKNOWN, Peeked
 from appswitch.switch import peeking as module
@@ -24,7 +24,7 @@ class Held:
     """One connection that is held: ``client`` is the app's end."""
 
     def __init__(self) -> None:
-        self.loop = Loop((-1, -1, -1), mmap.mmap(-1, 80))
+        self.loop = Loop(Reflex({}, Sock, {}), mmap.mmap(-1, 80))
         self.loop.on_fault = self._fault
         self.peeking = Peeking(self.loop)
         self.client, server = socket.socketpair()

@@ -24,7 +24,6 @@ STREAM, DGRAM = int(socket.SOCK_STREAM), int(socket.SOCK_DGRAM)
 CLIENT, SERVER = Address(b"\x0a\0\0\1", 40000), Address(b"\x0a\0\0\2", 80)
 CLIENT6, SERVER6 = Address(b"\xfd" + bytes(15), 40000), Address(b"\xfd" + bytes(14) + b"\2", 80)
 V6ONLY, NODELAY = (41, 26), (6, 1)
-NOTIFIER = 77
 
 
 def app(id: int) -> App:
@@ -38,8 +37,8 @@ def apps() -> tuple[App, App]:
 
 
 @pytest.fixture
-def sockets(apps: tuple[App, App]) -> Sockets:
-    return Sockets({}, {NOTIFIER: apps[1]})
+def sockets() -> Sockets:
+    return Sockets({}, {})
 
 
 @pytest.fixture
@@ -124,29 +123,6 @@ def test_a_socket_of_an_app_that_ended_is_its_holders(sockets: Sockets, apps: tu
     apps[0].ended = True
     assert sockets.identify(fd, made.cookie, apps[1]) is made
     assert made.app is apps[1]
-
-
-@pytest.mark.parametrize("family", [AF_INET, AF_INET6])
-@pytest.mark.parametrize("tcp", [0, _kernel.BORN_TCP])
-def test_a_socket_that_was_just_born_is_its_makers(
-    sockets: Sockets, apps: tuple[App, App], family: int, tcp: int
-) -> None:
-    fd = unix()
-    cookie = _kernel.cookie(fd)
-    sockets.born[cookie] = NOTIFIER << 8 | tcp | family
-    made = sockets.identify(fd, cookie, apps[0])
-    assert made is not None
-    assert (made.app, made.family, made.unix) == (apps[1], family, not tcp)
-    assert sockets.born == {}
-    assert sockets.identify(fd, cookie, apps[0]) is made
-
-
-def test_a_born_socket_whose_maker_is_gone_is_its_users(sockets: Sockets, apps: tuple[App, App]) -> None:
-    fd = unix()
-    sockets.born[_kernel.cookie(fd)] = NOTIFIER + 1 << 8 | AF_INET
-    made = sockets.identify(fd, _kernel.cookie(fd), apps[0])
-    assert made is not None
-    assert made.app is apps[0]
 
 
 # --- sockets that we forgot -----------------------------------------------------------------------------------------

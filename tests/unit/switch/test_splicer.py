@@ -16,19 +16,18 @@ from typing import Any
 import pytest
 from harness.waiting import wait_until
 
-from appswitch._kernel import Fd
+from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.switch import splicer as module
 from appswitch.switch.loop import Loop
 from appswitch.switch.splicer import Pair, Splicer, binary
 
 DEADLINE = 20  # seconds
-NO_CALL = (-1, -1, -1)
 
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     with mmap.mmap(-1, 80) as journal:
-        one = Loop(NO_CALL, journal)
+        one = Loop(Reflex({}, Sock, {}), journal)
         one.after(DEADLINE, lambda: pytest.fail("the loop was not stopped"))
         yield one
         one.close()

@@ -36,6 +36,7 @@ class Room:
     def __init__(self, fake: FakeSwitch, wait: float = 30.0) -> None:
         self.fake = fake
         self.waiting = Waiting(fake)  # type: ignore[arg-type] # a switch
+        fake.table.on_change = self.waiting.look_again
         self.clients: list[socket.socket] = []
         self.attempts: list[Attempt] = []
         for number, network in enumerate(("10.9.0.5/32", "fd00::9:5/128")):

@@ -76,6 +76,7 @@ STATS: dict[str, Stat] = {
     ),
     "parked": Stat("appswitch_parked_calls", "gauge", "System calls that wait for something to happen."),
     "calls.": Stat("appswitch_calls", "counter", "System calls that were answered.", "call"),
+    "at_once.": Stat("appswitch_calls_at_once", "counter", "Of these, calls that needed no decision any more.", "call"),
     "nanoseconds.": Stat(
         "appswitch_call_seconds", "counter", "Time spent in answering, if the daemon measures it.", "call", 1e-9
     ),

@@ -1,0 +1,144 @@
+"""What calls are answered with at once: `_kernel.Reflex` answers them, and learns here what was decided or found.
+
+One writer of its memory, so that everything in there is known to hold: a route as long as the tables are as they were,
+what an option's setting or reading gives for the same question for ever, a local address as long as its listener lives.
+Whatever is not in there is asked of the handlers in this package, and the first answer is remembered.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from appswitch import _kernel
+from appswitch._kernel import Fd, Reflex
+from appswitch.kernel import sockaddr
+from appswitch.resources import Peek
+from appswitch.switch import naming
+from appswitch.switch.flows import Path
+from appswitch.switch.services import Service
+from appswitch.switch.sockets import CONNECTED, FINISHING, NEW, NO_OPTIONS, Option, Options, Socket
+from appswitch.switch.syscalls import TABLE
+
+LIMIT = 4096  # of each kind; an app that asks strange things makes us begin anew, not grow
+_UP, _BOUND, _HALF_CLOSED = 1, 2, 4
+_question = struct.Struct("=Qiiiii")  # reflex.c: options, family, state, level, name, value or room
+_route = struct.Struct("=ii")  # listener, family; then the sockaddr
+_server = struct.Struct(">16sBH")
+_INT = 4
+
+Target = tuple[bytes, bytes, Service]  # the rest of a connection's name, its listener's file, its service
+
+
+def fresh(arch: str) -> Reflex:
+    """One that knows nothing yet."""
+    numbers = {row.name: number for row in TABLE if (number := row.number(arch)) is not None}
+    return Reflex(numbers, Socket, NO_OPTIONS)
+
+
+class Route(_kernel.Route):
+    """Where connect(2) to an address leads. ``settle`` is told how many connections were made without any look."""
+
+    settle: Callable[[int], None]
+
+
+class Held(Route):
+    """Where a connection is held for its first bytes before anybody decides."""
+
+    path: Path
+    peek: Peek
+
+
+class Reflexes:
+    """The memory of a `Reflex`."""
+
+    def __init__(self, reflex: Reflex) -> None:
+        self._reflex = reflex
+        self._routes: dict[bytes, Any] = reflex.routes
+
+    # -- options
+
+    def set(self, sock: Socket, option: Option, value: bytes, length: int) -> None:
+        """An app has set an option of a Unix socket: from now on the same comes from the same."""
+        after: Options = {**sock.options, option: value}
+        state = _state(sock)
+        if state is None or length != _INT:
+            sock.options = after
+            return
+        steps = self._reflex.steps
+        key = _key(sock, state, option, int.from_bytes(value, "little", signed=True))
+        if key not in steps:
+            if len(steps) >= LIMIT:
+                steps.clear()
+            steps[key] = (sock.options, after)  # the first only lives on: the key has its address
+        sock.options = steps[key][1]
+
+    def read(self, sock: Socket, option: Option, room: int, value: bytes, *, half_closed: bool) -> None:
+        """An app has read an option of a Unix socket."""
+        state = _state(sock)
+        if state is None:
+            return
+        answers = self._reflex.answers
+        if len(answers) >= LIMIT:
+            answers.clear()
+        key = _key(sock, state | _HALF_CLOSED * half_closed, option, room)
+        answers[key] = (sock.options, value)
+
+    # -- names
+
+    def own_name(self, sock: Socket, fd: Fd, shown: bytes) -> None:
+        """The local address of an accepted connection, which depends on its listener and on where its client went."""
+        own, peer = _kernel.getsockname(fd), _kernel.getpeername(fd)
+        if isinstance(own, int) or isinstance(peer, int) or not sock.accepted:
+            return
+        name, link = sockaddr.unix_name(own), naming.parse_connection(sockaddr.unix_name(peer))
+        if link is None or name not in self._reflex.listening:
+            return
+        known = self._reflex.own_names
+        if len(known) >= LIMIT:
+            known.clear()
+        known[name + _server.pack(link.server.ip, len(link.server.ip), link.server.port)] = shown
+
+    # -- routes
+
+    def lead(self, sock: Socket, raw: bytes, targets: tuple[Target, ...], settle: Callable[[int], None]) -> None:
+        """Connections of the socket's app to that sockaddr go to one of the targets, by turns, until `forget`."""
+        self._add(sock, raw, Route(targets, sock.app.ports), settle)
+
+    def _add(self, sock: Socket, raw: bytes, route: Route, settle: Callable[[int], None]) -> None:
+        if len(self._routes) >= LIMIT:
+            self.forget()
+        route.settle = settle
+        self._routes[_route.pack(sock.app.listener.fileno(), sock.family) + raw] = route
+
+    def hold(self, sock: Socket, raw: bytes, path: Path, peek: Peek, lobby: Fd, settle: Callable[[int], None]) -> None:
+        """Connections of the socket's app to that sockaddr are held for their first bytes, until `forget`."""
+        target = (path.unnamed_tail(), naming.LOBBY, None)
+        route = Held((target,), sock.app.ports, lobby, sock.app.id, peek.bytes)
+        route.path, route.peek = path, peek
+        self._add(sock, raw, route, settle)
+
+    def settle(self) -> None:
+        """Bring the accounts up to date: of those who asked for it with `lead`."""
+        for route in self._routes.values():
+            if route.used:
+                used, route.used = route.used, 0
+                route.settle(used)
+
+    def forget(self) -> None:
+        """Something that routes depend on has changed."""
+        if self._routes:
+            self.settle()
+            self._routes.clear()
+
+
+def _state(sock: Socket) -> int | None:
+    """What of a socket's state an option may depend on. None: of these nothing is remembered."""
+    if sock.phase not in (NEW, CONNECTED, FINISHING):
+        return None
+    return (_UP if sock.phase != NEW else 0) | (_BOUND if sock.bound is not None else 0)
+
+
+def _key(sock: Socket, state: int, option: Option, value: int) -> bytes:
+    return _question.pack(id(sock.options), sock.family, state, *option, value)
