@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import select
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 from appswitch import _kernel
@@ -56,22 +56,32 @@ class Doors:
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
         self._expected: dict[tuple[Address, Address], naming.Connection] = {}
-        self._by_client: dict[int, deque[tuple[Address, Address]]] = {}
+        self._by_client: dict[int, OrderedDict[tuple[Address, Address], None]] = {}
         self._exposed: dict[Address, list[Service]] = {}
         self._unrung: set[int] = set()  # services that wait for a bell
 
     def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
         """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
-        mine = self._by_client.setdefault(link.client_app, deque())
-        mine.append((source, door))
+        self._arrived((source, door))  # the same ends again: whoever had them has given up
+        mine = self._by_client.setdefault(link.client_app, OrderedDict())
+        mine[source, door] = None
         self._expected[source, door] = link
         if len(mine) > EXPECTED_LIMIT:
-            self._expected.pop(mine.popleft(), None)
+            del self._expected[mine.popitem(last=False)[0]]
+
+    def _arrived(self, ends: tuple[Address, Address]) -> naming.Connection | None:
+        link = self._expected.pop(ends, None)
+        if link is not None:
+            mine = self._by_client[link.client_app]
+            del mine[ends]
+            if not mine:
+                del self._by_client[link.client_app]
+        return link
 
     def forget_client(self, app_id: int) -> None:
         """The app ended."""
         for key in self._by_client.pop(app_id, ()):
-            self._expected.pop(key, None)
+            del self._expected[key]
 
     def expose(self, service: Service, opening: Opening) -> int:
         """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
@@ -109,6 +119,8 @@ class Doors:
                 self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=False))
                 self._on_change(service)
                 return actual
+            if opened == errno.EADDRNOTAVAIL and family == AF_INET6:  # a host without ::1, see `bind_to_loopback`
+                return self.inside(service, AF_INET)
             if opened != errno.EADDRINUSE:
                 return opened
         return errno.EADDRNOTAVAIL
@@ -168,7 +180,7 @@ class Doors:
             self._loop.after(RING_AGAIN, again)
 
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
-        link = self._expected.pop((source, door.actual), None)
+        link = self._arrived((source, door.actual))
         if link is not None:
             local = service.own(link.server)
             return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,9 @@ class Guest:
         self._loop = switch.loop
         self._log = switch.log
         self._connection = connection
-        self._unsent: deque[tuple[int, bytes, Sequence[Fd]]] = deque()  # connection, or 0
+        # In order, by connection; what is about none has a negative number.
+        self._unsent: OrderedDict[int, tuple[bytes, Sequence[Fd]]] = OrderedDict()
+        self._said = 0
         self._offered = False
         self._patience: Timer | None = self._loop.after(PATIENCE, self.close)  # to say who it is
         self._loop.watch(connection.fileno(), select.EPOLLIN, self._on_events)
@@ -80,12 +82,13 @@ class Guest:
 
     def post(self, message: messages.FromDaemon) -> None:
         """Say something that goes without descriptors."""
-        self._post(0, messages.encode(message), ())
+        self._said -= 1
+        self._post(self._said, messages.encode(message), ())
 
     def _post(self, number: int, packet: bytes, descriptors: Sequence[Fd]) -> None:
         """Now, or when there is room."""
         if self._connection.fileno() >= 0:
-            self._unsent.append((number, packet, descriptors))
+            self._unsent[number] = packet, descriptors
             self._flush()
 
     def refuse(self, reason: Reason, detail: str) -> None:
@@ -97,7 +100,7 @@ class Guest:
         """It has had its time to answer. What it has not been sent yet is another's from now on."""
         pending = self.pending.pop(number, None)
         if pending is not None:
-            self._unsent = deque(one for one in self._unsent if one[0] != number)
+            self._unsent.pop(number, None)
             self._endpoint.failed(self.name, pending)
 
     def close(self) -> None:
@@ -190,9 +193,9 @@ class Guest:
             return
         try:
             while self._unsent:
-                _, packet, descriptors = self._unsent[0]
+                packet, descriptors = next(iter(self._unsent.values()))
                 socket.send_fds(self._connection, [packet], [fd.fileno() for fd in descriptors])
-                self._unsent.popleft()
+                self._unsent.popitem(last=False)
         except BlockingIOError:
             pass
         except OSError:

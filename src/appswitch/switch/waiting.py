@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.route import Balanced, Delegate, Wait
@@ -30,6 +30,7 @@ from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, source_of, tcp
 from appswitch.switch.dial import zone_of
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
+from appswitch.switch.loopback import bind_to_loopback
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.parking import Queue
 
@@ -43,7 +44,8 @@ SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
 _ON = b"\1\0\0\0"
-_MIN_TTL = {AF_INET: (0, 21), AF_INET6: (41, 73)}  # IP_MINTTL, IPV6_MINHOPCOUNT
+# IP_MINTTL, IPV6_MINHOPCOUNT; both where IPv4 may come to an IPv6 socket
+_MIN_TTL = {AF_INET: ((0, 21),), AF_INET6: ((0, 21), (41, 73))}
 _HIGHEST_TTL = (255).to_bytes(4, "little")
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
 
@@ -138,8 +140,7 @@ class Waiting:
         """Made when it is needed first. Raises OSError."""
         if family not in self._rooms:
             fd = _reusable(family)
-            loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
-            error = _kernel.bind(fd, sockaddr.encode(family, loopback)) or _deafen(fd, family) or _kernel.listen(fd, 1)
+            error = bind_to_loopback(fd, family) or _deafen(fd, family) or _kernel.listen(fd, 1)
             own = _kernel.getsockname(fd)
             if error or isinstance(own, int):
                 raise OSError(error, "make a waiting room")
@@ -261,8 +262,9 @@ def _deafen(fd: Fd, family: int) -> int:
     error = _kernel.attach_filter(fd, _DROP_ALL)
     if error != errno.EPERM:
         return error
-    level, option = _MIN_TTL[family]
-    return _kernel.setsockopt(fd, level, option, _HIGHEST_TTL)
+    for level, option in _MIN_TTL[family]:
+        error = _kernel.setsockopt(fd, level, option, _HIGHEST_TTL)
+    return error
 
 
 def _reusable(family: int) -> Fd:
