@@ -45,6 +45,7 @@ class Parking:
         self._loop = loop
         self._journal = journal
         self.by_tid: dict[int, Parked] = {}
+        self._by_app: dict[int, dict[int, Parked]] = {}  # by app id and tid
         self.on_fault: Callable[[Call, Exception], Outcome] = _raise
         loop.every(SWEEP, self._sweep)
 
@@ -67,6 +68,7 @@ class Parking:
         self.leave(call.tid)
         parked = Parked(call, fd, attempt)
         self.by_tid[call.tid] = parked
+        self._by_app.setdefault(call.app.id, {})[call.tid] = parked
         parked.slot = self._journal.enter(call.notification)
         if events:
             parked.watched = True
@@ -124,6 +126,10 @@ class Parking:
         """Forget it without an answer. Its duplicate is closed."""
         if self.by_tid.get(parked.call.tid) is parked:
             del self.by_tid[parked.call.tid]
+            mine = self._by_app[parked.call.app.id]
+            del mine[parked.call.tid]
+            if not mine:
+                del self._by_app[parked.call.app.id]
             self._journal.leave(parked.slot)
             if parked.queue is not None:
                 parked.queue.pop(parked, None)
@@ -141,7 +147,7 @@ class Parking:
 
     def forget(self, app: App) -> None:
         """The app ended."""
-        for parked in [p for p in self.by_tid.values() if p.call.app is app]:
+        for parked in list(self._by_app.get(app.id, {}).values()):
             self.drop(parked)
 
     def _time_out(self, parked: Parked, outcome: Outcome | Callable[[], Outcome]) -> None:

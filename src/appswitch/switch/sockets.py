@@ -44,6 +44,7 @@ class Socket:
     reuseport = False
     named = False  # a Unix socket that has its name cannot get another
     service = 0  # of a listening one
+    inode = 0  # of one that has bound a port: what the kernel finds it by
     accepted = False  # by accept(2), else by connect(2)
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
     asked: Address | None = None  # of an accepted one: where its client wanted to go, SO_ORIGINAL_DST
