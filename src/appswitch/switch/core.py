@@ -6,6 +6,7 @@ import errno
 import random
 import select
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ class Switch:
         self.flowlog = FlowLog(self.reports)
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
-        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
+        self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at
+        self.doors.reserved = self._exposed.keys
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
@@ -135,6 +137,7 @@ class Switch:
         """Serve an app from now on."""
         self.apps[app.id] = app
         self._notifiers[app.listener.fileno()] = app
+        self._exposed.update(one.host_port for one in app.spec.expose)
         self.table.join(app.member())
         self.datagrams.attach(app)
         self.strays.attach(app)
@@ -168,6 +171,10 @@ class Switch:
         for service in self.services.of(app):
             self.close_service(service)
         self.table.leave(app.id)
+        for one in app.spec.expose:
+            self._exposed[one.host_port] -= 1
+            if not self._exposed[one.host_port]:
+                del self._exposed[one.host_port]
         self.datagrams.detach(app)
         self.relay.leave(app)
         self.strays.detach(app)
