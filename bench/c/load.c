@@ -1,11 +1,12 @@
 /* load serve HOST PORT: accepts everybody, echoes, closes when its client does. Prints the port when it listens.
- * load accept HOST PORT PROCESSES: so many processes in accept(2) on one listener, each of which closes what it gets.
+ * load accept HOST PORT PROCESSES: so many processes in accept(2) on one listener; each says its number, and closes.
  * load client HOST PORT: obeys the lines of standard input, and answers each with a line of JSON.
  *
  *   pace RATE SECONDS     so many connections a second, each with one round trip; when they are late they are not left out
  *   greedy THREADS        as many threads that connect and close without a pause, until `calm`
  *   hold N                N more connections that stay, or as many as can be had
  *   drop                  close those
+ *   meet N                N connections in turn to a crowd of `load accept`; `shares` tells how many each process got
  *   bomb N PARALLEL       N processes, so many at a time, that connect, say one thing, and end
  *
  * Times are in nanoseconds. A call that fails is counted by its errno, and nothing else stops for it. */
@@ -19,7 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
-enum { ERRNOS = 134, STACK = 64 << 10 };
+enum { ERRNOS = 134, STACK = 64 << 10, CROWD = 4096 };
 
 static struct sockaddr_in server;
 static long failures[ERRNOS];
@@ -89,10 +90,11 @@ static void serve(int listener) {
     }
 }
 
-static void accept_for_ever(int listener) {
+static void accept_for_ever(int listener, int number) {
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         check(fd >= 0, "accept");
+        put(fd, &number, sizeof number);
         close(fd);
     }
 }
@@ -103,10 +105,10 @@ static void accept_in(int listener, int processes) {
         check(child >= 0, "fork");
         if (child == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
-            accept_for_ever(listener);
+            accept_for_ever(listener, i);
         }
     }
-    accept_for_ever(listener);
+    accept_for_ever(listener, 0);
 }
 
 /* -- the client */
@@ -159,6 +161,35 @@ static void pace(long rate, long seconds) {
     }
     free(took);
     print_failures();
+}
+
+static long shares[CROWD];
+static int crowd;
+
+static void meet(long count) {
+    long made = 0;
+    for (long i = 0; i < count; i++) {
+        int number = -1, fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (fd < 0 || connect(fd, (const struct sockaddr *)&server, sizeof server) < 0 ||
+            read(fd, &number, sizeof number) != sizeof number || number < 0 || number >= CROWD) {
+            failed(errno);
+        } else {
+            shares[number]++;
+            crowd = number >= crowd ? number + 1 : crowd;
+            made++;
+        }
+        close(fd);
+    }
+    printf("{\"made\": %ld, ", made);
+    print_failures();
+}
+
+static void print_shares(void) {
+    printf("{\"shares\": [");
+    for (int i = 0; i < crowd; i++) {
+        printf("%s%ld", i ? ", " : "", shares[i]);
+    }
+    printf("]}\n");
 }
 
 static atomic_bool calm;
@@ -256,6 +287,10 @@ static int obey(void) {
             hold(one);
         } else if (strcmp(line, "drop\n") == 0) {
             drop();
+        } else if (sscanf(line, "meet %ld", &one) == 1) {
+            meet(one);
+        } else if (strcmp(line, "shares\n") == 0) {
+            print_shares();
         } else if (sscanf(line, "bomb %ld %ld", &one, &two) == 2) {
             bomb(one, two);
         } else {

@@ -244,6 +244,7 @@ class Switch:
 
     def _regularly(self) -> None:
         self.sweep.regularly()
+        self.pidfds.sweep()
         self.datagrams.sweep_some()
         self.census.regularly()
 
