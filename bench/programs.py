@@ -44,15 +44,8 @@ class Programs:
         return str(self.directory / name)
 
     def _compile(self, name: str) -> None:
-        words = [
-            os.environ.get("CC", "cc"),
-            "-std=gnu11",
-            "-O2",
-            str(SOURCES / f"{name}.c"),
-            "-o",
-            self[name],
-            "-pthread",
-        ]
+        compiler = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-pthread"]
+        words = [*compiler, str(SOURCES / f"{name}.c"), "-o", self[name]]
         try:
             subprocess.run(words, check=True, capture_output=True, text=True)
         except OSError as problem:

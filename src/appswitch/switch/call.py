@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import select
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import procfs, sockaddr
 from appswitch.switch.apps import App
+from appswitch.switch.descriptors import share
 
 # What a handler returns: a value >= 0, a negative errno, or one of these.
 CONTINUE = 1 << 40  # let the kernel do the call: it is not ours
@@ -53,7 +53,7 @@ class PidFds:
         self._by_tid = by_tid
         self._on_close = on_close
         self._threads = True
-        self._limit = min(self.LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // self.SHARE)
+        self._limit = share(self.LIMIT, self.SHARE)
         self._turn: list[int] = []
 
     def get(self, tid: int) -> Fd:

@@ -28,6 +28,7 @@ from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.delegation import Delegation
+from appswitch.switch.descriptors import Reserve
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
 from appswitch.switch.early import Early
@@ -114,6 +115,7 @@ class Switch:
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at
         self.doors.reserved = self._exposed.keys
+        self.reserve = Reserve()
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
@@ -208,7 +210,7 @@ class Switch:
         """
         if service.rung and not service.parked and not self.sweep.alive(service):
             return False
-        if len(service.returned) > service.room() + (OVERFLOW if patient else 0):
+        if len(service.returned) > service.room() + (OVERFLOW if patient else 0) or self.reserve.touched(arrival.fd):
             return False
         service.returned.append(arrival)
         if service.parked:
