@@ -2,7 +2,8 @@
  * load accept HOST PORT PROCESSES: so many processes in accept(2) on one listener; each says its number, and closes.
  * load client HOST PORT: obeys the lines of standard input, and answers each with a line of JSON.
  *
- *   pace RATE SECONDS     so many connections a second, each with one round trip; when they are late they are not left out
+ *   pace RATE SECONDS     so many connections a second, each with one round trip; those that are late follow without a
+ *                         pause, and those that are not made when the time is up are not made
  *   greedy THREADS        as many threads that connect and close without a pause, until `calm`
  *   hold N                N more connections that stay, or as many as can be had
  *   drop                  close those
@@ -143,7 +144,7 @@ static int64_t once(void) {
 static void pace(long rate, long seconds) {
     long count = rate * seconds, made = 0;
     int64_t *took = list(count), start = now();
-    for (long i = 0; i < count; i++) {
+    for (long i = 0; i < count && now() - start < seconds * 1000000000; i++) {
         int64_t due = start + i * 1000000000 / rate;
         struct timespec at = {due / 1000000000, due % 1000000000};
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
