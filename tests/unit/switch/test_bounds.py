@@ -6,17 +6,32 @@ import errno
 import os
 import resource
 import socket
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.switch.fake import FakeSwitch, Named, address
 
-from appswitch import _kernel
+from appswitch import _kernel, wire
 from appswitch._kernel import Fd
 from appswitch.kernel.sockaddr import AF_INET, AF_UNIX
+from appswitch.model import FlowRow
 from appswitch.resources import Peek
 from appswitch.routing.l7 import UNKNOWN, Peeked
-from appswitch.switch import descriptors, doors, parking, peeking
+from appswitch.switch import (
+    attach,
+    channel,
+    core,
+    descriptors,
+    doors,
+    guest,
+    parking,
+    peeking,
+    relay,
+    report,
+    strays,
+)
 from appswitch.switch.apps import App
 from appswitch.switch.call import Failed
 from appswitch.switch.descriptors import Reserve, share
@@ -141,13 +156,150 @@ def test_doors_of_one_app(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_stand_ins_of_one_app(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
-    from appswitch.switch import relay
-
     monkeypatch.setattr(relay, "PER_APP", 2)
     app: Any = Named(home=Named(socket=lambda *_: pytest.fail("one more")), stand_ins={1: 1, 2: 1})
     far: Any = Named(peers={}, datagram=Named(app=app))
     one = relay.Relay(fake, fake.loop)  # type: ignore[arg-type] # a switch
     assert one._peer(far, address("10.0.0.9:53"), b"") is None
+
+
+def test_stand_ins_of_one_socket(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was silent longest goes first."""
+    monkeypatch.setattr(relay, "PEERS", 2)
+    fake.datagrams.steady = {}
+    home = Named(socket=lambda family, kind: _kernel.socket(family, kind, 0))
+    app: Any = Named(home=home, stand_ins=Counter(), spec=Named(appid="x"))
+    datagram: Any = Named(app=app, bound=address("127.0.0.1:5353"), cookie=1)
+    one = relay.Relay(fake, fake.loop)  # type: ignore[arg-type] # a switch
+    far = relay._Far(datagram, None, AF_INET, _kernel.socket(AF_INET, socket.SOCK_DGRAM, 0), None)
+    peers = [address(f"127.0.9.{number}:20053") for number in range(1, 5)]
+    for peer in (*peers[:2], peers[0], *peers[2:]):
+        assert one._peer(far, peer, b"") is not None
+    assert list(far.peers) == peers[2:]
+    assert set(app.stand_ins) == {(peer, 5353) for peer in peers[2:]}
+    for peer in peers[2:]:
+        one._drop(far, peer)
+
+
+def test_strays_of_one_app_in_a_second(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strays, "HEARD", 20)
+    one = strays.Strays(fake)  # type: ignore[arg-type] # a switch
+    monkeypatch.setattr(strays._kernel, "receive", lambda _ear: (b"", b"", b""))
+    monkeypatch.setattr(strays, "parse", lambda _message: "stray")
+    led: list[object] = []
+    monkeypatch.setattr(one, "_lead", lambda app, _stray: led.append(app.id))
+    greedy, other, ear = fake.app(1), fake.app(2), null()
+    for _ in range(4):
+        one._hear(greedy, ear)
+    one._hear(other, ear)
+    assert Counter(led) == {1: 20, 2: strays.BURST}
+
+
+def test_connections_that_wait_for_a_service(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "OVERFLOW", 2)
+    switch: Any = fake
+    switch.doors = Named(ring=lambda _service: None)
+    switch.sweep = Named(alive=lambda _service: True)
+    service = fake.listen(fake.app(1, "10.0.0.1"), 80)
+    service.backlog = 3
+    arrival: Any = Named(fd=null())
+
+    def offered(patient: bool) -> int:
+        count = 0
+        while core.Switch.offer(switch, service, arrival, patient):
+            count += 1
+        return count
+
+    assert offered(False) == 3 + 1, "as many as listen(2) has said, and one more as the kernel has it"
+    assert offered(True) == 2, "who believes to be connected may be one of so many more"
+    service.returned.clear()
+    switch.reserve = Named(touched=lambda _fd: True)
+    assert offered(True) == 0, "with one of the last descriptors nobody waits"
+
+
+def test_what_a_proxy_may_be_behind(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    place: Any = Named(failed=lambda *_: None, left=lambda _guest: None, answered=lambda *_: True)
+    one = guest.Guest(fake, place, ours)  # type: ignore[arg-type] # a switch
+    monkeypatch.setattr(guest, "UNANSWERED", 3)
+    monkeypatch.setattr(guest, "UNSENT", 2)
+    monkeypatch.setattr(guest, "TAKEN", 2)
+    pending: Any = Named(timer=None)
+    assert not one.full
+    one.pending = dict.fromkeys(range(3), pending)
+    assert one.full, "it has not answered"
+    for number in range(3):
+        one._verdict(Named(connection=number))  # type: ignore[arg-type] # a verdict
+    assert (one.active, list(one._taken)) == (2, [1, 2]), "of one that never tells of an end, the oldest are forgotten"
+    assert not one.full
+    one._unsent.update({1: (b"", ()), 2: (b"", ())})
+    assert one.full, "it does not read"
+    one.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_launchers_at_a_time(fake: FakeSwitch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    monkeypatch.setattr(attach, "LIMIT", 4)
+    monkeypatch.setattr(attach, "LIMIT_OF_ONE", 2)
+    monkeypatch.setattr(attach, "_UCRED", Named(size=12, unpack=lambda _raw: (1, uid, 0)))
+    switch: Any = fake
+    switch.config = Named(arch="x86_64")
+    most = 4 if uid == 0 else 2
+    with socket.socket(AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "a"))
+        listener.listen(16)
+        one = attach.Attach(switch, None, listener)  # type: ignore[arg-type] # nothing is kept
+        clients = [socket.socket(AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(6)]
+        for client in clients:
+            client.connect(str(tmp_path / "a"))
+            one._on_guest()
+        assert len(one._guests) == most
+        assert one._guests_of == {uid: most}
+        assert [client.recv(1) for client in clients[most:]] == [b""] * (6 - most), "the others are hung up on"
+        for there in list(one._guests):
+            there.leave()
+        assert not one._guests_of
+        for client in clients:
+            client.close()
+
+
+def test_what_control_may_be_behind(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_PENDING", 1 << 20)
+    monkeypatch.setattr(channel, "MAX_PENDING_FLOWS", 1 << 16)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    closed: list[object] = []
+    switch: Any = fake
+    peer = channel._Peer(switch, ours, lambda *_: None, closed.append)
+    row = FlowRow(time=0.0, proto="tcp", verdict="allowed", client_app=1, server_app=2, client="a", server="b")
+    for _ in range(20_000):
+        peer.send(wire.FlowSeen(row=row))
+    assert len(peer._pending) < (1 << 16) + 1000, "who looks at flows misses some"
+    assert not closed
+    peer.send(wire.AppGone(app_id=1))
+    assert not closed, "everything else has to arrive"
+    for _ in range(60_000):
+        peer.send(wire.AppGone(app_id=1))
+    assert closed == [peer], "or control is cut off, and comes again for everything"
+    assert not peer._pending
+    theirs.close()
+
+
+def test_lines_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [100.0], list[dict[str, object]]()
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    log = report.Log(as_json=True)
+    monkeypatch.setattr(log, "_write", lambda _event, fields: lines.append(fields))
+    for _ in range(10 * report.LOG_BURST):
+        log("x")
+    assert len(lines) == report.LOG_BURST
+    now[0] += 1.0
+    for _ in range(1000):
+        log("x")
+    assert len(lines) == report.LOG_BURST + report.LOG_RATE
+    assert lines[report.LOG_BURST] == {"dropped_before": 9 * report.LOG_BURST}
 
 
 def test_a_socket_of_ours_is_not_taken_for_another(fake: FakeSwitch) -> None:
