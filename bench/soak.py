@@ -213,7 +213,8 @@ class Soak:
         while time.monotonic() < end:
             self._node.get("sockets")  # forgets what has gone
             state = self.state()
-            if all(state[name] == before[name] for name in tables) and not self._node.get("apps")["apps"]:
+            forgotten = all(state[name] == before[name] for name in tables) and not self._node.get("apps")["apps"]
+            if forgotten and state["switch descriptors"] <= before["switch descriptors"]:
                 return
             time.sleep(0.2)
 

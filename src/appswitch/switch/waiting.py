@@ -14,6 +14,8 @@ import select
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
 SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
+SLICE, APART = 64, 0.002  # who is looked at in one go; seconds until the next ones are
 AGAIN = 0.1  # seconds until another look where descriptors were short
 SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
@@ -75,6 +78,8 @@ class Waiting:
         self._guests: dict[Address, Guest] = {}  # by the actual address of the client's socket
         self._by_app: Counter[int] = Counter()
         self._scheduled = False
+        self._round: Iterator[None] | None = None  # a look that is under way
+        self._spent = 0.0  # seconds, on that
         self._pause = SOON
         switch.table.on_change = self._on_change
         switch.loop.every(1.0, self._expire)
@@ -152,18 +157,38 @@ class Waiting:
     def _on_change(self) -> None:
         if not self._scheduled and (self._calls or self._guests):
             self._scheduled = True
-            self._switch.loop.after(self._pause, self._look)
+            if self._round is None:  # else its end has the next one begin
+                self._switch.loop.after(self._pause, self._look)
 
     def _look(self) -> None:
         self._scheduled = False
+        self._round, self._spent = self._steps(), 0.0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Some of those who wait; the others in a moment: there may be thousands, and others have calls to make."""
+        assert self._round is not None
         began = time.monotonic()
+        looked = sum(1 for _ in islice(self._round, SLICE))
+        self._spent += time.monotonic() - began
+        if looked == SLICE:
+            self._switch.loop.after(APART, self._go_on)
+            return
+        self._round, self._pause = None, max(SOON, SHARE * self._spent)
+        if self._scheduled:
+            self._switch.loop.after(self._pause, self._look)
+
+    def _steps(self) -> Iterator[None]:
         for parked in list(self._calls):
             self._switch.parking.retry(parked)
-        self._look_at_guests()
-        self._pause = max(SOON, SHARE * (time.monotonic() - began))
+            yield
+        yield from self._look_at_guests()
 
-    def _look_at_guests(self) -> None:
+    def _look_at_guests(self) -> Iterator[None]:
         for source, guest in list(self._guests.items()):
+            yield
+            if self._guests.get(source) is not guest:
+                continue  # dismissed meanwhile
             try:
                 path = self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid)
             except (Failed, Vanished):
