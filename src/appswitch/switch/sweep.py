@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 EVERY = 0.5  # seconds between looks for listening sockets that were closed
-SLICE, APART = 256, 0.005  # how many are looked at, or forgotten, in one go; seconds until the next ones are
+SLICE, APART = 256, 0.005  # how many are forgotten in one go; seconds until the next ones are
+LISTENERS = 64  # that are looked at in one go: each is a system call
 SOON = 0.05  # seconds after the end of an app in which others may end: one look will do for all
+LATEST = 2.0  # seconds after which it begins however long the last one took: control waits for 5
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 ALL_STATES, TIME_WAIT_STATE = 0xFFF, 1 << 6
@@ -46,6 +48,7 @@ class Sweep:
         self._scheduled = False
         self._look: _Look | None = None
         self._waiting: list[Callable[[], None]] = []
+        self._passes = Pace(0.0)  # the timer's own pace is enough where there are few
         self._pass: Iterator[Service] | None = None
 
     # -- one at a time
@@ -80,20 +83,25 @@ class Sweep:
         known = self._switch.sockets
         if len(known.by_cookie) + len(known.born) > self._at:
             self.soon()
-        if self._pass is None:
-            self._pass = iter(list(self._switch.services.by_id.values()))
-            self._look_at_some()
+        if self._pass is None and self._passes.due():
+            with self._passes.timed():
+                self._pass = iter(list(self._switch.services.by_id.values()))
+                self._look_at_some()
 
     def _look_at_some(self) -> None:
         """Some; the others in a moment, so that nobody waits for the end of a long list."""
         assert self._pass is not None
-        some = list(islice(self._pass, SLICE))
+        some = list(islice(self._pass, LISTENERS))
         for service in some:
             self.alive(service)
-        if len(some) < SLICE:
+        if len(some) < LISTENERS:
             self._pass = None
         else:
-            self._switch.loop.after(APART, self._look_at_some)
+            self._switch.loop.after(APART, self._look_at_more)
+
+    def _look_at_more(self) -> None:
+        with self._passes.continued():
+            self._look_at_some()
 
     # -- all sockets
 
@@ -101,7 +109,7 @@ class Sweep:
         """Something has ended that may have had sockets."""
         if not self._scheduled:
             self._scheduled = True
-            self._switch.loop.after(max(SOON, self._pace.left()), self._begin)
+            self._switch.loop.after(max(SOON, min(self._pace.left(), LATEST)), self._begin)
 
     def then(self, function: Callable[[], None]) -> None:
         """Call it when those that are gone now are forgotten."""

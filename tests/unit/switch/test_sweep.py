@@ -135,7 +135,7 @@ def test_who_asks_during_a_look_gets_another_one(switch: Any) -> None:
 
 
 def test_listeners_are_looked_at_some_at_a_time(switch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE", 2)
+    monkeypatch.setattr(module, "LISTENERS", 2)
     there = [listener(switch, 80 + number) for number in range(5)]
     asked: list[int] = []
     alive = switch.sweep.alive
