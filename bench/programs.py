@@ -16,7 +16,7 @@ from bench.node import Node
 from bench.processes import Process, UnavailableError
 
 SOURCES = Path(__file__).parent / "c"
-NAMES = ("server", "client", "calls", "datagrams", "lookups", "named")
+NAMES = ("server", "client", "calls", "datagrams", "lookups", "named", "load")
 SPREAD = 8  # addresses of loopback that connections go to in turn: bench/c/client.c tells why
 
 
@@ -44,7 +44,8 @@ class Programs:
         return str(self.directory / name)
 
     def _compile(self, name: str) -> None:
-        words = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", str(SOURCES / f"{name}.c"), "-o", self[name]]
+        compiler = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-pthread"]
+        words = [*compiler, str(SOURCES / f"{name}.c"), "-o", self[name]]
         try:
             subprocess.run(words, check=True, capture_output=True, text=True)
         except OSError as problem:

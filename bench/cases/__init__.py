@@ -62,7 +62,7 @@ Measure = Callable[[Run], Iterator[Figure]]
 
 
 # Beside other programs, or of parts that few changes touch: only with --all. The rest stays a matter of minutes.
-SLOW = frozenset(("splice", "balance", "policies", "verdicts", "proxies", "delegation"))
+SLOW = frozenset(("splice", "balance", "policies", "verdicts", "proxies", "delegation", "fairness"))
 
 
 def cases() -> dict[str, Measure]:
@@ -75,6 +75,7 @@ def cases() -> dict[str, Measure]:
         delegation,
         dns,
         established,
+        fairness,
         footprint,
         growth,
         names,
@@ -103,6 +104,7 @@ def cases() -> dict[str, Measure]:
         "services": services.measure,
         "proxies": proxies.measure,
         "delegation": delegation.measure,
+        "fairness": fairness.measure,
         "startup": startup.measure,
         "footprint": footprint.measure,
         "growth": growth.measure,

@@ -126,6 +126,112 @@ PyObject *k_dump_unix(ARGS) {
     return rows;
 }
 
+/* is_listed(inode, cookie): whether that Unix socket of our network namespace is still there. One question, one answer:
+ * the kernel looks for it among all, but lists none of the others. */
+PyObject *k_is_listed(ARGS) {
+    uint64_t inode, cookie;
+    (void)module;
+    if (arity("is_listed", nargs, 2) < 0 || as_u64(args[0], &inode) < 0 || as_u64(args[1], &cookie) < 0) {
+        return NULL;
+    }
+    struct {
+        struct nlmsghdr header;
+        struct unix_diag_req request;
+    } message = {
+        .header = {.nlmsg_len = sizeof message, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
+        .request = {.sdiag_family = AF_UNIX,
+                    .udiag_states = ~0U,
+                    .udiag_ino = (uint32_t)inode,
+                    .udiag_cookie = {(uint32_t)cookie, (uint32_t)(cookie >> 32)}},
+    };
+    _Alignas(struct nlmsghdr) char answer[1024];
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    ssize_t got = send(fd, &message, sizeof message, 0) < 0 ? -1 : recv(fd, answer, sizeof answer, 0);
+    int error = errno;
+    close(fd);
+    const struct nlmsghdr *h = (const struct nlmsghdr *)answer;
+    if (got < (ssize_t)sizeof *h) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (h->nlmsg_type != NLMSG_ERROR) {
+        Py_RETURN_TRUE;
+    }
+    error = -((const struct nlmsgerr *)NLMSG_DATA(h))->error;
+    if (error == ENOENT || error == ESTALE) { /* no such inode; another socket's by now */
+        Py_RETURN_FALSE;
+    }
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* list_begin(family, states): ask for all sockets, Unix ones or those of TCP. A netlink socket that tells of them, some
+ * at a time, so that nobody has to wait for the end of a long list: it is ready when there are more. */
+PyObject *k_list_begin(ARGS) {
+    int family, states;
+    if (arity("list_begin", nargs, 2) < 0 || as_int(args[0], &family) < 0 || as_int(args[1], &states) < 0) {
+        return NULL;
+    }
+    struct nlmsghdr header = {.nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP};
+    struct unix_diag_req of_unix = {.sdiag_family = AF_UNIX, .udiag_states = (uint32_t)states};
+    struct inet_diag_req_v2 of_tcp = {
+        .sdiag_family = (uint8_t)family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = (uint32_t)states};
+    struct iovec parts[] = {{&header, sizeof header}, {&of_unix, sizeof of_unix}};
+    if (family != AF_UNIX) {
+        parts[1] = (struct iovec){&of_tcp, sizeof of_tcp};
+    }
+    header.nlmsg_len = (uint32_t)(parts[0].iov_len + parts[1].iov_len);
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    if (fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (writev(fd, parts, 2) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        close(fd);
+        return NULL;
+    }
+    return fd_wrap(state_of(module)->fd_type, fd);
+}
+
+/* list_more(list): the cookies of some more of them; None when there are no more. */
+PyObject *k_list_more(ARGS) {
+    static _Alignas(struct nlmsghdr) char buffer[32768]; /* the GIL is held throughout */
+    if (arity("list_more", nargs, 1) < 0) {
+        return NULL;
+    }
+    int fd = as_fd(module, args[0]);
+    if (fd < 0) {
+        return NULL;
+    }
+    ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+    if (got < 0 && errno != EAGAIN && errno != EINTR) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *cookies = PyList_New(0);
+    size_t left = got < 0 ? 0 : (size_t)got;
+    for (struct nlmsghdr *h = (struct nlmsghdr *)buffer; cookies != NULL && NLMSG_OK(h, left);
+         h = NLMSG_NEXT(h, left)) {
+        if (h->nlmsg_type == NLMSG_DONE || h->nlmsg_type == NLMSG_ERROR) {
+            Py_DECREF(cookies);
+            if (h->nlmsg_type == NLMSG_DONE) {
+                Py_RETURN_NONE;
+            }
+            errno = -((struct nlmsgerr *)NLMSG_DATA(h))->error;
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        const struct unix_diag_msg *u = NLMSG_DATA(h);
+        const struct inet_diag_msg *i = NLMSG_DATA(h);
+        const uint32_t *cookie = u->udiag_family == AF_UNIX ? u->udiag_cookie : i->id.idiag_cookie;
+        if (append_row(cookies, PyLong_FromUnsignedLongLong(cookie[0] | (uint64_t)cookie[1] << 32)) < 0) {
+            Py_CLEAR(cookies);
+        }
+    }
+    return cookies;
+}
+
 /* struct inet_diag_sockopt as the number that its two bytes make, and IPV6_V6ONLY as its bit 16; what the kernel does
  * not tell is 0 (before 5.10; IPV6_V6ONLY of sockets with a peer). */
 static int inet_options(const struct nlmsghdr *h) {

@@ -219,6 +219,18 @@ def signal_fd(one: int, other: int, /) -> Fd:
 def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]]:
     """(cookie, inode, type, state, queued, peer inode, name) of Unix sockets of this network namespace."""
 
+def is_listed(inode: int, cookie: int, /) -> bool:
+    """Whether a Unix socket of this network namespace is still there."""
+
+def list_begin(family: int, states: int, /) -> Fd:
+    """Ask for all Unix sockets, or those of TCP, of this network namespace.
+
+    What is returned is ready to be read, by `list_more`, as long as there are more.
+    """
+
+def list_more(answer: _Fd, /) -> list[int] | None:
+    """The cookies of some more of them, perhaps of none; None when there are no more."""
+
 def dump_inet(
     family: int, protocol: int, states: int, netlink: _Fd = ..., port: int = ..., /
 ) -> list[tuple[int, int, int, int, bytes, int, bytes, int, int]]:

@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from appswitch.control.access import Caller, same_hands
-from appswitch.control.pools import Pools, addresses_of
+from appswitch.control.pools import Pools
 from appswitch.control.problems import ProblemError
 from appswitch.control.resources.catalog import Catalog
-from appswitch.model import AppSpec
+from appswitch.control.roster import Either, Roster
 from appswitch.networks import IPAddress, Network
 
 
 class Claims:
-    """Judges names and addresses of new apps by those of the ones there are (``apps``: living or about to).
+    """Judges names and addresses of new apps by those of the ones there are (``roster``).
 
     What is configured (``catalog``) has names and addresses, too.
     """
 
-    def __init__(self, pools: Pools, user_networks: Sequence[Network], catalog: Catalog) -> None:
+    def __init__(self, pools: Pools, user_networks: Sequence[Network], catalog: Catalog, roster: Roster) -> None:
         self.pools = pools
+        self._roster = roster
         self.user_networks = tuple(user_networks)
         self._catalog = catalog
 
-    def addresses(
-        self, name: str | None, ips: Sequence[str], apps: Sequence[AppSpec], caller: Caller
-    ) -> tuple[str, ...]:
+    def addresses(self, name: str | None, ips: Sequence[str], caller: Caller) -> tuple[str, ...]:
         """Those that the app gets. Raises ProblemError: a name or address that is not the caller's, an empty pool.
 
         Nobody but an administrator becomes a backend beside another user's app, by address or by name.
         """
         if not caller.admin:
-            self._check_name(name, apps, caller)
+            self._check_name(name, caller)
             for ip in ips:
-                self._check_ip(ip, apps, caller)
+                self._check_ip(ip, caller)
         if ips or name is None:
             return tuple(ips)
-        shared = next((app.ips for app in apps if app.name == name and app.uid == caller.uid and app.ips), None)
-        return shared or self.draw(apps)
+        shared = self._roster.named(name, caller.uid)
+        return shared.ips if shared is not None else self.draw()
 
-    def draw(self, apps: Iterable[AppSpec]) -> tuple[str, ...]:
+    def draw(self) -> tuple[str, ...]:
         """Addresses that nobody has, of each IP version that has a pool. Raises ProblemError: there is none left."""
-        return self.pools.draw(addresses_of(ip for app in apps for ip in app.ips) | self._catalog.taken())
+        return self.pools.draw(Either(self._roster.taken, *self._catalog.pooled()))
 
     def check_proxy(self, name: str | None, caller: Caller) -> None:
         """Whether the caller's app may name this proxy: its own, or one that is not there. Raises ProblemError."""
@@ -51,18 +50,18 @@ class Claims:
             detail = f"{name} is another user's proxy"
             raise ProblemError("forbidden", detail, [{"path": ["proxy"], "detail": detail}])
 
-    def _check_name(self, name: str | None, apps: Iterable[AppSpec], caller: Caller) -> None:
+    def _check_name(self, name: str | None, caller: Caller) -> None:
         if name is None:
             return
-        if any(app.name == name and app.uid != caller.uid for app in apps):
+        if self._roster.owners_of_name(name) - {caller.uid}:
             raise ProblemError("name-in-use", f"{name} is the name of another user's app")
         if self._catalog.owners_of_name(name) - {caller.uid}:
             raise ProblemError("name-in-use", f"{name} is the name of a service that another user has configured")
         if self._catalog.owners_of_proxies_of(name) - {caller.uid}:
             raise ProblemError("name-in-use", f"{name} is the name of a proxy that another user has configured")
 
-    def _check_ip(self, ip: str, apps: Iterable[AppSpec], caller: Caller) -> None:
-        owners = {app.uid for app in apps if ip in app.ips}
+    def _check_ip(self, ip: str, caller: Caller) -> None:
+        owners = self._roster.owners_of_address(ip)
         if owners - {caller.uid}:
             raise ProblemError("ip-in-use", f"{ip} is in use by an app of another user")
         configured = self._catalog.owners_of_address(ip)

@@ -88,7 +88,7 @@ class SwitchLink:
         # ``done``. Their ``seq`` is 0: nobody waits for the replies.
         self.configuration: Callable[[], Iterable[wire.Configure]] = lambda: (wire.Configure(seq=0, reset=True),)
         self.restarts = 0  # of the switch, since control was started
-        self.on_event: Callable[[Event], None] = lambda _event: None  # every one, before watchers get it
+        self.on_event: list[Callable[[Event], None]] = []  # get every one, before watchers do
         self.on_flow: Callable[[FlowRow], None] = lambda _row: None  # every one that comes, followed or not
         self._last_pid = 0
         self._path = path
@@ -330,6 +330,7 @@ class SwitchLink:
             case wire.ServerDown(row):
                 # Its doors are closed by now: watchers are told what they were told before.
                 event = wire.ServerDown(self.servers.pop(server_key(row), row))
-        self.on_event(event)
+        for listener in self.on_event:
+            listener(event)
         for watch in self._watches:
             watch.put(event)

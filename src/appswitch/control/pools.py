@@ -33,14 +33,14 @@ class Pool:
 
         A daemon's control process that was started anew begins behind the highest that is in use.
         """
-        used = self.used(taken)
-        at = max(used, default=self._first - 1) + 1 if self._next is None else self._next
-        for _ in range(min(self.size, len(used) + 1)):
+        at = max(self.used(taken), default=self._first - 1) + 1 if self._next is None else self._next
+        for _ in range(min(self.size, len(taken) + 1)):
             at = at if self._first <= at <= self._last else self._first
-            if at not in used:
-                self._next = at + 1
-                return str(type(self.network.network_address)(at))
+            address = type(self.network.network_address)(at)
             at += 1
+            if address not in taken:
+                self._next = at
+                return str(address)
         return None
 
 

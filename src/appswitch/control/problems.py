@@ -31,6 +31,7 @@ SLUGS: dict[str, tuple[int, str]] = {
     "misdirected": (421, "This host is not served here"),
     "invalid": (422, "The request is not valid"),
     "too-many": (429, "Too many registrations are waiting"),
+    "too-many-connections": (429, "Too many connections at a time"),
     "pool-exhausted": (507, "No address is left"),
     "not-stored": (507, "The state cannot be written"),
     "internal": (500, "An error of the daemon's own"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Container
 
 import msgspec
 import structlog
@@ -12,13 +12,14 @@ import structlog
 from appswitch.control import ports, resolvconf
 from appswitch.control.access import Caller
 from appswitch.control.claims import Claims
-from appswitch.control.link import SwitchLink
+from appswitch.control.link import Event, SwitchLink
 from appswitch.control.pools import Pools
 from appswitch.control.problems import SLUGS, ProblemError
 from appswitch.control.resources.catalog import Catalog
+from appswitch.control.roster import Roster
 from appswitch.control.settings import Settings
 from appswitch.model import DEFAULT_LABELS, AppPhase, AppSpec, Egress, Expose, HostPort, Netns, Transport
-from appswitch.wire import Done
+from appswitch.wire import AppChanged, AppGone, Done
 
 TOKEN_BYTES = 32
 EXPIRES = 30.0  # seconds in which a launcher has to attach
@@ -65,7 +66,7 @@ class AppIds:
     def __init__(self, start: int | None = None) -> None:
         self._last = secrets.randbits(32) if start is None else start
 
-    def next(self, used: Iterable[int]) -> int:
+    def next(self, used: Container[int]) -> int:
         """The next one that is not among ``used``."""
         while True:
             self._last = (1664525 * self._last + 1013904223) % (1 << 32)
@@ -84,10 +85,11 @@ class Registry:
         self.transport: Transport = settings.transport
         pools = Pools(settings.pools)
         self.catalog = Catalog(pools)  # what is configured: `resources.service` fills it
-        self.claims = Claims(pools, settings.user_networks, self.catalog)
+        self.roster = Roster()  # also of those that the switch was told of and has not answered yet
+        self.claims = Claims(pools, settings.user_networks, self.catalog, self.roster)
         self.stopping = False
         self._ids = AppIds()
-        self._asked: dict[int, AppSpec] = {}  # told to the switch, not answered yet
+        link.on_event.append(self._take)
 
     async def register(self, new: NewApp, caller: Caller) -> Registration:
         """Raises ProblemError: not allowed, taken by another user, refused by the switch."""
@@ -97,12 +99,12 @@ class Registry:
         self._check_ports(new, caller)
         if new.dns_override and not self.settings.dns:
             raise ProblemError("dns-off", "the daemon answers no DNS queries (--no-dns): leave --dns-override away")
-        await self.link.synced()  # from here to where the app is in _asked nobody else comes between
+        await self.link.synced()  # from here to where the app is in the roster nobody else comes between
         self._check_number(caller)
         self.claims.check_proxy(new.proxy, caller)
-        ips = self.claims.addresses(new.name, new.ips, self.apps(), caller)
+        ips = self.claims.addresses(new.name, new.ips, caller)
         app = AppSpec(
-            id=self._ids.next(self.link.apps.keys() | self._asked.keys()),
+            id=self._ids.next(self.roster),
             uid=caller.uid,
             gid=caller.gid,
             node=self.node,
@@ -112,7 +114,7 @@ class Registry:
             name=new.name,
             ips=ips,
             labels=dict(DEFAULT_LABELS) if new.labels is None else new.labels,
-            expose=ports.draw(new.expose, self.settings.ports, self._exposed_ports(), ports.is_free),
+            expose=ports.draw(new.expose, self.settings.ports, self.roster.host_ports(), ports.is_free),
             netns=new.netns,
             transport=new.transport or self.transport,
             interface=new.interface,
@@ -123,11 +125,12 @@ class Registry:
         )
         resolv_conf = resolvconf.write(self.settings.run_dir, self.settings.dns_domain) if new.dns_override else None
         token = secrets.token_bytes(TOKEN_BYTES)
-        self._asked[app.id] = app
+        self.roster.put(app, waiting=True)
         try:
             _raise_refusal(await self.link.register(app, token, EXPIRES))
         finally:
-            del self._asked[app.id]
+            if app.id not in self.link.apps:
+                self.roster.drop(app.id)
         _log.debug("registered", appid=app.appid, uid=app.uid, name=app.name, ips=app.ips)
         return Registration(app=app, token=token, expires=EXPIRES, resolv_conf=resolv_conf)
 
@@ -143,19 +146,19 @@ class Registry:
 
     def apps(self) -> list[AppSpec]:
         """All that are registered or running, the oldest first."""
-        return sorted(self._apps(), key=lambda app: app.created)
+        return sorted(self.roster, key=lambda app: app.created)
 
-    def _apps(self) -> Iterable[AppSpec]:
-        yield from (row.app for row in self.link.apps.values())
-        yield from (app for app in self._asked.values() if app.id not in self.link.apps)
+    def _take(self, event: Event) -> None:
+        match event:
+            case AppChanged(row):
+                self.roster.put(row.app, waiting=row.phase is AppPhase.REGISTERED)
+            case AppGone(app_id):
+                self.roster.drop(app_id)
 
     def _check_ports(self, new: NewApp, caller: Caller) -> None:
         for one in new.expose:
             if 0 < one.host_port < FIRST_FREE_PORT and caller.uid != 0:
                 raise ProblemError("privileged-port", f"only root may expose on the host's port {one.host_port}")
-
-    def _exposed_ports(self) -> set[int]:
-        return {one.host_port for app in self._apps() for one in app.expose}
 
     def _nameservers(self, new: NewApp) -> tuple[str, ...]:
         """The daemon answers in namespaces that are the app's alone."""
@@ -164,9 +167,7 @@ class Registry:
         return (resolvconf.NAMESERVER,) if new.dns_override else new.nameservers
 
     def _check_number(self, caller: Caller) -> None:
-        waiting = [row.app for row in self.link.apps.values() if row.phase is AppPhase.REGISTERED]
-        waiting += self._asked.values()
-        if not caller.admin and sum(app.uid == caller.uid for app in waiting) >= MAX_WAITING:
+        if not caller.admin and self.roster.waiting(caller.uid) >= MAX_WAITING:
             raise ProblemError("too-many", f"{MAX_WAITING} registrations wait for their launchers already")
 
 

@@ -8,19 +8,23 @@ import errno
 import json
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from appswitch.control.access import Peer
+from appswitch.control.access import Peer, administrates
 from appswitch.control.problems import ProblemError
 from appswitch.control.settings import DEFAULT_PORT
 
 BACKLOG = 1024
+CONNECTIONS = 256  # of one user who is no administrator, streams among them
+BY_TCP = -1  # whose connections those are that come by TCP
 LINGER = 2  # seconds that a stopping server gives to requests under way
 
 
@@ -63,7 +67,13 @@ def tcp_listener(port: int | Literal["auto"]) -> socket.socket | None:
 
 
 class PeerProtocol(H11Protocol):
-    """uvicorn's own, which also tells handlers who is at the other end of a Unix socket (``state["peer"]``)."""
+    """uvicorn's own, which also tells handlers who is at the other end of a Unix socket (``state["peer"]``).
+
+    One user, or all who come by TCP, may have so many connections at a time; one more is hung up on with 429.
+    """
+
+    users: ClassVar[Counter[int]] = Counter()  # connections by uid
+    user: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Ask once: credentials are those of the moment of connect(2), unix(7)."""
@@ -73,17 +83,34 @@ class PeerProtocol(H11Protocol):
         if sock is not None and sock.family == socket.AF_UNIX:
             peer = Peer(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
         self.app_state: dict[str, Any] = {**self.app_state, "peer": peer}
+        self.user = BY_TCP if peer is None else peer.uid
+        self.users[self.user] += 1
+        if self.users[self.user] > CONNECTIONS and not (peer is not None and administrates(peer.uid)):
+            self._refuse(ProblemError("too-many-connections", f"you have {CONNECTIONS} connections already"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """One less of its user's."""
+        super().connection_lost(exc)
+        if self.user is not None:
+            self.users[self.user] -= 1
+            if not self.users[self.user]:
+                del self.users[self.user]
+            self.user = None
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets a problem, too."""
-        body = json.dumps(ProblemError("bad-request", msg).body(None)).encode()
+        self._refuse(ProblemError("bad-request", msg))
+
+    def _refuse(self, problem: ProblemError) -> None:
+        body = json.dumps(problem.body(None)).encode()
+        status, reason = problem.status, HTTPStatus(problem.status).phrase.encode()
         headers = [
             ("content-type", "application/problem+json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
         ]
         for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Response(status_code=status, headers=headers, reason=reason),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):

@@ -13,6 +13,7 @@ can choose the backend, as with any consistent hash.
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
@@ -63,7 +64,7 @@ class Ring:
             # By the heaviest, not by the sum: the points of others stay where they are when one comes or goes. Where
             # there are so many that each has to give one up, it is its last.
             owner.update(dict.fromkeys(_points(key, max(1, round(most * weight / heaviest))), key))
-        self._points = sorted(owner)
+        self._points = array("Q", sorted(owner))
         self.owners: list[Hashable] = [owner[point] for point in self._points]
 
     def slot(self, point: int) -> int:

@@ -16,7 +16,8 @@ from appswitch.routing.pools import Candidate, Pool
 Draw = Callable[[int], int]  # draw(n): one of 0..n-1, each as likely
 
 ALL_LOOKED_AT = 32  # backends up to which LeastConnections looks at all; beyond, at two of them
-TABLES = 4  # that a balancer keeps: of priorities and localities, and for backends that come and go
+TABLES = 32  # that a balancer keeps: of clients that see other backends, of priorities and localities
+RECENT = 256  # choices in which each of them has been looked for: then no other takes its place, which takes long
 STEPS = 256  # over unusable slots; who walks further has hardly anybody left to choose from
 
 
@@ -147,33 +148,48 @@ def _give_newcomers_the_mean(records: list[Record]) -> None:
 
 
 class Hashed:
-    """Whoever owns the key in a table; where that one cannot be used, the owner of a slot behind. No key: drawn."""
+    """Whoever owns the key in a table; where that one cannot be used, the owner of a slot behind. No key: drawn.
 
-    __slots__ = ("_make", "_tables")
+    Where clients take turns that see more different sets of backends than there are tables, those for whom there is
+    none have another choice, as stable, that needs none.
+    """
+
+    __slots__ = ("_choices", "_make", "_tables")
 
     def __init__(self, make: Callable[[Members], Table]) -> None:
         self._make = make
-        self._tables: dict[Members, Table] = {}
+        self._tables: dict[Members, tuple[Table, int]] = {}  # with the choice that has looked for it last
+        self._choices = 0
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`."""
         if not key:
             return Random().pick(pool, draw, key, exclude)
-        if pool.once:
-            owner = rendezvous(digest(key), [candidate.key for candidate in pool.usable])
-            return next(candidate for candidate in pool.usable if candidate.key == owner)
+        self._choices += 1
         found = pool.memo
         if not isinstance(found, _Owned):
-            found = pool.memo = _Owned(self._table(pool), pool)
+            table = None if pool.once else self._table(pool)
+            if table is None:
+                return _without_table(pool, digest(key), exclude)
+            found = pool.memo = _Owned(table, pool)
         return found.owner(digest(key), exclude)
 
-    def _table(self, pool: Pool) -> Table:
+    def _table(self, pool: Pool) -> Table | None:
         members = tuple((candidate.key, candidate.weight) for candidate in pool.members)
-        table = self._tables.pop(members, None) or self._make(members)
-        if len(self._tables) >= TABLES:
-            del self._tables[next(iter(self._tables))]
-        self._tables[members] = table
+        found = self._tables.pop(members, None)
+        if found is None and len(self._tables) >= TABLES:
+            oldest = next(iter(self._tables))
+            if self._choices - self._tables[oldest][1] < RECENT:
+                return None
+            del self._tables[oldest]
+        table = self._make(members) if found is None else found[0]
+        self._tables[members] = table, self._choices
         return table
+
+
+def _without_table(pool: Pool, point: int, exclude: Collection[Hashable]) -> Candidate | None:
+    usable = {candidate.key: candidate for candidate in pool.usable if candidate.key not in exclude}
+    return usable[rendezvous(point, list(usable))] if usable else None
 
 
 class _Owned:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import resource
 import select
 import signal
 import socket
@@ -20,6 +19,7 @@ from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
 from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
+from appswitch.switch.descriptors import raise_limit
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
@@ -41,7 +41,7 @@ def main() -> int:
     loop = Loop(fresh(platform.machine()), journal.map)
     log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
     keep = Keep(loop)
-    _raise_descriptor_limit()
+    raise_limit()
     _work_in(places.sockets)
     switch = Switch(_config(places), loop, journal, Reports(log))
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
@@ -94,11 +94,6 @@ def _config(places: RunDir) -> Config:
         timing=env.get("AX_TIMING") == "1",
         dns=places.dns if env.get("AX_DNS", "1").lower() not in ("0", "false", "no", "off") else None,
     )
-
-
-def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _work_in(directory: Path) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import array
 import hashlib
-import hmac
 import select
 import socket
 import struct
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel, wire
@@ -57,6 +57,8 @@ class Attach:
 
     def __init__(self, switch: Switch, keep: Keep, listener: socket.socket) -> None:
         self.registered: dict[int, Registration] = {}
+        self._by_digest: dict[bytes, Registration] = {}
+        self._guests_of: Counter[int] = Counter()  # by uid
         self._switch = switch
         self._keep = keep
         self._listener = listener
@@ -71,21 +73,24 @@ class Attach:
             raise KeyError(app_id)
         registration = Registration(message.app, hashlib.sha256(message.token).digest())
         registration.timer = self._switch.loop.after(message.expires, lambda: self._expire(app_id))
-        self.registered[app_id] = registration
+        self.registered[app_id] = self._by_digest[registration.digest] = registration
 
     def forget(self, app_id: int) -> bool:
         """Drop a registration. False when there is none."""
         registration = self.registered.pop(app_id, None)
         if registration is None:
             return False
+        self._by_digest.pop(registration.digest, None)
         if registration.timer is not None:
             registration.timer.cancel()
         return True
 
     def offer(self, token: bytes, uid: int, arch: int) -> tuple[Registration | None, str]:
-        """Who may attach as what: the token says which app, SO_PEERCRED who asks. Used once, whatever follows."""
-        digest = hashlib.sha256(token).digest()
-        found = next((r for r in self.registered.values() if hmac.compare_digest(r.digest, digest)), None)
+        """Who may attach as what: the token says which app, SO_PEERCRED who asks. Used once, whatever follows.
+
+        The time that a look-up takes says something of digests only, and nobody can choose theirs.
+        """
+        found = self._by_digest.get(hashlib.sha256(token).digest())
         if found is None:
             return None, "the daemon does not know this token: it was used before, or has expired. Run it again"
         if uid not in (0, found.spec.uid):
@@ -110,7 +115,11 @@ class Attach:
 
     def done(self, guest: _Guest) -> None:
         """A launcher has left."""
-        self._guests.discard(guest)
+        if guest in self._guests:
+            self._guests.discard(guest)
+            self._guests_of[guest.uid] -= 1
+            if not self._guests_of[guest.uid]:
+                del self._guests_of[guest.uid]
 
     def _on_guest(self) -> None:
         try:
@@ -119,9 +128,9 @@ class Attach:
             return
         connection.setblocking(False)
         guest = _Guest(self._switch, self, connection)
-        others = sum(1 for other in self._guests if other.uid == guest.uid)
         self._guests.add(guest)
-        if len(self._guests) > LIMIT or (guest.uid and others >= LIMIT_OF_ONE):
+        self._guests_of[guest.uid] += 1
+        if len(self._guests) > LIMIT or (guest.uid and self._guests_of[guest.uid] > LIMIT_OF_ONE):
             guest.leave()
 
     def _expire(self, app_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -89,9 +90,9 @@ def claim(switch: Switch, sock: Socket, fd: Fd, requested: Address) -> int:
     sock.reuseaddr = _reuses(fd)
     port = requested.port or app.ephemeral_port()
     wanted = Address(requested.ip, port)
-    if not port or any(_conflict(sock, wanted, other) for other in _others(switch, sock, port)):
+    if not port or any(_conflict(sock, wanted, other) and switch.sweep.holds(other) for other in _others(sock, port)):
         return -errno.EADDRINUSE
-    sock.bound = wanted
+    sock.bound, sock.inode = wanted, os.fstat(fd.fileno()).st_ino
     app.bound.setdefault(port, []).append(sock)
     return 0
 
@@ -108,12 +109,9 @@ def release(sock: Socket) -> None:
     sock.bound = None
 
 
-def _others(switch: Switch, sock: Socket, port: int) -> list[Socket]:
-    """Who else holds the port now. The kernel is asked only when somebody might: close(2) is not reported to us."""
-    bound = sock.app.bound
-    if any(other is not sock for other in bound.get(port, ())):
-        switch.sweep_sockets()
-    return [other for other in bound.get(port, ()) if other is not sock]
+def _others(sock: Socket, port: int) -> list[Socket]:
+    """Who else has bound the port, and may have gone: close(2) is not reported. `Sweep.holds` asks the kernel."""
+    return [other for other in sock.app.bound.get(port, ()) if other is not sock]
 
 
 def _conflict(sock: Socket, wanted: Address, other: Socket) -> bool:
@@ -179,6 +177,7 @@ def renew(switch: Switch, call: Call, sock: Socket, fd: Fd) -> tuple[Socket, Fd]
     _kernel.setsockopt(unix, _SOL_SOCKET, _SO_REUSEADDR, int(_reuses(fd)).to_bytes(4, "little"))
     made = switch.sockets.add(unix, sock.app, sock.family, unix=True)
     made.adopt(sock)
+    made.inode = os.fstat(unix.fileno()).st_ino
     made.phase, made.answered = NEW, sock.answered
     release(sock)
     if made.bound is not None:
@@ -196,7 +195,8 @@ def _taken(switch: Switch, sock: Socket) -> bool:
         and other.bound is not None
         and _overlap(sock, bound.ip, other, other.bound.ip)
         and not (sock.reuseport and other.reuseport)
-        for other in _others(switch, sock, bound.port)
+        and switch.sweep.holds(other)
+        for other in _others(sock, bound.port)
     )
 
 

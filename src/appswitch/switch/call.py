@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import select
 from collections.abc import Callable
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import procfs, sockaddr
 from appswitch.switch.apps import App
+from appswitch.switch.descriptors import share
 
 # What a handler returns: a value >= 0, a negative errno, or one of these.
 CONTINUE = 1 << 40  # let the kernel do the call: it is not ours
@@ -44,20 +46,38 @@ class PidFds:
     """
 
     LIMIT = 4096
+    SHARE = 4  # of the descriptors that we may have at all, one in so many
+    SOME = 256  # that are looked at in one go
 
     def __init__(self, by_tid: dict[int, Fd], on_close: Callable[[int, Fd], None]) -> None:
         self._by_tid = by_tid
         self._on_close = on_close
         self._threads = True
+        self._limit = share(self.LIMIT, self.SHARE)
+        self._turn: list[int] = []
 
     def get(self, tid: int) -> Fd:
         """Raises Vanished when there is no such thread."""
         pidfd = self._by_tid.get(tid)
         if pidfd is None:
             pidfd = self._by_tid[tid] = self._open(tid)
-            if len(self._by_tid) > self.LIMIT:
+            if len(self._by_tid) > self._limit:
                 self._by_tid.pop(next(iter(self._by_tid)))  # the thread lives on, and may even wait for us
         return pidfd
+
+    def sweep(self) -> None:
+        """Drop some of those whose threads have ended: of programs that start many, each for one call."""
+        if not self._turn:
+            self._turn = list(self._by_tid)
+        some, self._turn = self._turn[-self.SOME :], self._turn[: -self.SOME]
+        looked, poll = {}, select.poll()
+        for tid in some:
+            pidfd = self._by_tid.get(tid)
+            if pidfd is not None:
+                looked[pidfd.fileno()] = tid
+                poll.register(pidfd.fileno(), select.POLLIN)  # of a pidfd: it has ended, pidfd_open(2)
+        for number, _ in poll.poll(0) if looked else ():
+            self.drop(looked[number])
 
     def drop(self, tid: int) -> None:
         """The thread has ended, or was reused."""

@@ -16,13 +16,13 @@ from appswitch.routing.balance import Row
 from appswitch.routing.clusters import Cluster, Route, Upstream
 from appswitch.switch import naming
 from appswitch.switch.connections import established
+from appswitch.switch.pace import Pace
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 FRESH = 0.02  # seconds that a count is good for where a limit has been reached
 EVERY = 0.5  # seconds between counts where a balancer goes by them
-SHARE = 10  # times as long as a count has taken, until the next one
 _SYN_SENT, _LISTEN = 1 << 2, 1 << 10
 
 Led = tuple[int, int | Address]  # the cluster that a connection went by; the app or the address that it led to
@@ -34,22 +34,24 @@ class Census:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self.outbound: Counter[Led] = Counter()  # that the switch itself is making, for clients that it holds
-        self._at = 0.0
-        self._pause = FRESH  # until the next count: with many connections one takes long, and the loop serves all
+        self._pace = Pace(FRESH)  # with many connections a count takes long, and the loop serves all
+        self._regular = Pace(EVERY)
 
     def refresh(self, now: float) -> None:
         """A limit has been reached: look whether that is still so."""
-        if now - self._at >= self._pause:
-            self._count()
+        if self._pace.due(now):
+            self._count(self._counted())
 
     def regularly(self) -> None:
         """From the loop's timer."""
-        if self._switch.clusters.counted and time.monotonic() - self._at >= max(EVERY, self._pause):
-            self._count()
+        if self._switch.clusters.counted and self._regular.due() and self._pace.due():
+            with self._regular.timed():
+                self._count(self._counted())
 
     def rows(self) -> tuple[BackendRow, ...]:
-        """As `ax get backends` shows them."""
-        self._count()
+        """As `ax get backends` shows them: not older than the time that counts may take allows."""
+        if self._pace.due():
+            self._count(list(self._switch.clusters.all()))
         switch, now = self._switch, time.monotonic()
         found: list[BackendRow] = []
         for cluster in switch.clusters.all():
@@ -58,23 +60,32 @@ class Census:
                 found += _rows_of(switch, cluster, route, known)
         return tuple(found)
 
-    def _count(self) -> None:
+    def _counted(self) -> list[Cluster]:
+        """Those that go by it. What the backends of the others stand for is not looked at: there may be thousands."""
+        return [cluster for cluster in self._switch.clusters.all() if cluster.counted]
+
+    def _count(self, clusters: list[Cluster]) -> None:
         self._switch.reflexes.settle()
-        self._at = time.monotonic()
-        counts, table, clusters = Counter(self._connections()), self._switch.table, self._switch.clusters
-        limited = [cluster for cluster in clusters.all() if cluster.counted]
-        connecting = Counter(self._connecting()) + self.outbound if limited else Counter[Led]()
-        queued = self._pending() if any(cluster.limits.pending for cluster in limited) else {}
-        for cluster in clusters.all():
-            port = cluster.port.target if cluster.port is not None else 0
-            for route in cluster.routes:
-                for upstream in clusters.upstreams(route.backends, port, table):
-                    backend = upstream.member.id if upstream.member is not None else upstream.address
-                    pending = connecting[id(cluster), backend]
-                    if cluster.limits.pending:
-                        pending += queued.get((backend, upstream.address.port), 0)
-                    route.balancer.set_active(upstream.key, counts[id(cluster), backend], pending)
-        self._pause = max(FRESH, SHARE * (time.monotonic() - self._at))
+        with self._pace.timed():
+            counts = Counter(self._connections())
+            limited = [cluster for cluster in clusters if cluster.counted]
+            connecting = Counter(self._connecting()) + self.outbound if limited else Counter[Led]()
+            queued = self._pending() if any(cluster.limits.pending for cluster in limited) else {}
+            for cluster in clusters:
+                self._tell(cluster, counts, connecting, queued)
+
+    def _tell(
+        self, cluster: Cluster, counts: Counter[Led], connecting: Counter[Led], queued: dict[Hashable, int]
+    ) -> None:
+        """The balancers of a cluster."""
+        port = cluster.port.target if cluster.port is not None else 0
+        for route in cluster.routes:
+            for upstream in self._switch.clusters.upstreams(route.backends, port, self._switch.table):
+                backend = upstream.member.id if upstream.member is not None else upstream.address
+                pending = connecting[id(cluster), backend]
+                if cluster.limits.pending:
+                    pending += queued.get((backend, upstream.address.port), 0)
+                route.balancer.set_active(upstream.key, counts[id(cluster), backend], pending)
 
     def _connecting(self) -> Iterator[Led]:
         """The same of connections that are being made: a client that does not wait says nothing of how that ended."""

@@ -101,8 +101,16 @@ class Channel:
             case wire.Kill(seq=seq):
                 kill_forbidden(self._switch, lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)))
                 return None  # answered when it is done
-            case wire.Query(seq=seq, what=what):
-                return self._rows(seq, what)
+            case wire.Query():
+                return self._query(message, peer)
+
+    def _query(self, message: wire.Query, peer: _Peer) -> wire.ToControl | None:
+        """Sockets are shown when those that are gone have been forgotten: the reply comes later then."""
+        seq, what = message.seq, message.what
+        if what not in ("servers", "sockets"):
+            return self._rows(seq, what)
+        self._switch.sweep.then(lambda: peer.send(self._rows(seq, what)))
+        return None
 
     def _rows(self, seq: int, what: str) -> wire.ToControl:
         switch = self._switch
@@ -110,7 +118,6 @@ class Channel:
             case "apps":
                 return wire.Rows(seq=seq, apps=self._apps())
             case "servers":
-                switch.sweep_sockets()
                 return wire.Rows(seq=seq, servers=self._servers())
             case "sockets":
                 return wire.Rows(seq=seq, sockets=views.socket_rows(switch))

@@ -134,7 +134,7 @@ def local(
                 if error != errno.ECONNREFUSED:
                     return by_door(switch, attempt, service, source, to) if patient else FULL
                 switch.close_service(service)
-            elif switch.alive(service):
+            elif switch.sweep.alive(service):
                 # A socket that has a name already cannot get another, and a full queue waits only in TCP.
                 return by_door(switch, attempt, service, source, to)
         endpoints = tuple(e for e in endpoints if e is not endpoint)

@@ -6,13 +6,14 @@ import errno
 import random
 import select
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from appswitch import _kernel, wire
 from appswitch._kernel import Fd
-from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.address import Address
 from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
@@ -21,12 +22,13 @@ from appswitch.routing.policy import End, Policies
 from appswitch.routing.proxies import Proxies
 from appswitch.routing.route import Deny, Flow, World
 from appswitch.routing.table import Table
-from appswitch.switch import accept, bind
+from appswitch.switch import accept, sweep
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.delegation import Delegation
+from appswitch.switch.descriptors import Reserve
 from appswitch.switch.dispatch import Dispatch
 from appswitch.switch.doors import Doors
 from appswitch.switch.early import Early
@@ -37,6 +39,7 @@ from appswitch.switch.held import Held, Splice
 from appswitch.switch.holding import Holding
 from appswitch.switch.journal import Journal
 from appswitch.switch.loop import Loop
+from appswitch.switch.loopback import bind_to_loopback
 from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
@@ -52,12 +55,7 @@ from appswitch.switch.strays import Strays
 from appswitch.switch.turns import in_turn
 from appswitch.switch.waiting import Waiting
 
-LISTENERS_SWEEP = 0.5  # seconds between looks for listening sockets that were closed
-_ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
-_TIME_WAIT_STATE = 1 << 6
 _STREAM = 1
-LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
-_MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 OVERFLOW = 1024  # held connections that wait for room in the queue of one listener
 
 
@@ -104,10 +102,9 @@ class Switch:
         self.early = Early(loop.on_fault)
         self.configuring: list[wire.Configure] = []  # parts of a configuration whose last one has not come yet
         self.on_detach: Callable[[App], None] = lambda _app: None
-        self._sweep_at = _MIN_GROWTH
         self.pick = _picker()
         self._listen_to_tables()
-        loop.every(LISTENERS_SWEEP, self._sweep)
+        loop.every(sweep.EVERY, self._regularly)
 
     def _compose(self, loop: Loop, journal: Journal) -> None:
         """The parts that carry out what is decided."""
@@ -120,7 +117,9 @@ class Switch:
         self.flowlog = FlowLog(self.reports)
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
-        self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
+        self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at
+        self.doors.reserved = self._exposed.keys
+        self.reserve = Reserve()
         self.pidfds = PidFds(loop.reflex.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)
@@ -131,6 +130,7 @@ class Switch:
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)
         self.census = Census(self)
+        self.sweep = sweep.Sweep(self)
         self.splicer = Splicer(loop, splicer_binary(), self.log)
 
     def _listen_to_tables(self) -> None:
@@ -146,6 +146,7 @@ class Switch:
         """Serve an app from now on."""
         self.apps[app.id] = app
         self._notifiers[app.listener.fileno()] = app
+        self._exposed.update(one.host_port for one in app.spec.expose)
         self.table.join(app.member())
         self.datagrams.attach(app)
         self.strays.attach(app)
@@ -177,9 +178,13 @@ class Switch:
         self.doors.forget_client(app.id)
         del self._notifiers[app.listener.fileno()]
         self.parking.forget(app)
-        for service in [s for s in self.services.by_id.values() if s.app is app]:
+        for service in self.services.of(app):
             self.close_service(service)
         self.table.leave(app.id)
+        for one in app.spec.expose:
+            self._exposed[one.host_port] -= 1
+            if not self._exposed[one.host_port]:
+                del self._exposed[one.host_port]
         self.datagrams.detach(app)
         self.relay.leave(app)
         self.strays.detach(app)
@@ -192,7 +197,7 @@ class Switch:
         app.bound.clear()
         self.on_detach(app)
         self.reports.app_gone(app)
-        self.sweep_sockets()
+        self.sweep.soon()
 
     def _forget_thread(self, tid: int, _pidfd: Fd) -> None:
         self.parking.leave(tid)
@@ -212,9 +217,9 @@ class Switch:
         one believes to be connected, and must not be turned away because a queue is short. What has ``on_lost``
         is not lost when the service goes.
         """
-        if service.rung and not service.parked and not self.alive(service):
+        if service.rung and not service.parked and not self.sweep.alive(service):
             return False
-        if len(service.returned) > service.room() + (OVERFLOW if patient else 0):
+        if len(service.returned) > service.room() + (OVERFLOW if patient else 0) or self.reserve.touched(arrival.fd):
             return False
         service.returned.append(arrival)
         if service.parked:
@@ -251,47 +256,11 @@ class Switch:
         if service is not None:
             self.close_service(service)
 
-    def alive(self, service: Service) -> bool:
-        """Whether the service's socket still listens, as the kernel knows it now."""
-        self._sweep_listeners()
-        return service.id in self.services.by_id
-
-    def _sweep(self) -> None:
-        if len(self.sockets.by_cookie) > self._sweep_at:
-            self.sweep_sockets()
-        else:
-            self._sweep_listeners()
+    def _regularly(self) -> None:
+        self.sweep.regularly()
+        self.pidfds.sweep()
         self.datagrams.sweep_some()
         self.census.regularly()
-
-    def _sweep_listeners(self) -> None:
-        if not self.services.by_id:
-            return
-        missing = set(self.sockets.listening)
-        for _ in range(LOOKS):
-            missing -= {row[6].rstrip(b"\0") for row in _kernel.dump_unix(_LISTEN_STATE)}
-            if not missing:
-                return
-        for service in [s for s in self.services.by_id.values() if s.name in missing]:
-            self.close_service(service)
-
-    # -- sockets
-
-    def sweep_sockets(self) -> None:
-        """Forget the sockets that the kernel no longer lists."""
-        known = self.sockets.by_cookie
-        missing = set(known)
-        for _ in range(LOOKS):
-            missing -= {row[0] for row in _kernel.dump_unix(_ALL_STATES)}
-            if any(not known[cookie].unix for cookie in missing):  # the kernel's list of TCP takes milliseconds
-                for family in (AF_INET, AF_INET6):
-                    missing -= {row[0] for row in _kernel.dump_inet(family, 6, _ALL_STATES & ~_TIME_WAIT_STATE)}
-            if not missing:
-                break
-        for cookie in missing:
-            bind.release(known.pop(cookie))
-        self._sweep_at = 2 * len(known) + _MIN_GROWTH
-        self._sweep_listeners()
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:
         """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads.
@@ -323,10 +292,7 @@ def _bytes(value: bytes | int) -> bytes:
 def _bound_and_silent(family: int) -> Fd:
     """A TCP port that nobody listens on, and nobody else can take: connections to it are refused, by TCP itself."""
     fd = _kernel.socket(family, _STREAM, 0)
-    loopback = LOOPBACK4 if family == AF_INET else LOOPBACK6
-    error = _kernel.bind(fd, sockaddr.encode(family, Actual(Address(loopback, 0))))
-    if error == errno.EADDRNOTAVAIL and family == AF_INET6:  # a host without ::1
-        error = _kernel.bind(fd, sockaddr.encode(family, Actual(Address(LOOPBACK4, 0))))
+    error = bind_to_loopback(fd, family)
     if error:
         raise OSError(error, "bind to a loopback port")
     return fd

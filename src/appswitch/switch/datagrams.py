@@ -27,12 +27,14 @@ from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
 from appswitch.switch.datagram import OFF, Datagram, connection_row, restored, server_row, socket_row
 from appswitch.switch.netns import Host, Netns, cookie_of
+from appswitch.switch.pace import Pace
 
 DGRAM, UDP = 2, 17
 SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, SO_PROTOCOL, SO_DOMAIN = 1, 2, 15, 38, 39
 SOL_IPV6, IPV6_V6ONLY = 41, 26
 DNS_PORT = 53
 LIMIT = 4096  # decisions that are remembered
+SOON = 0.05  # seconds that a look at all sockets is good for where they are shown
 APPS_A_SWEEP = 64  # apps whose servers are looked at in one round
 _MIN_GROWTH = 1000
 
@@ -82,6 +84,7 @@ class Datagrams:
         self._serving: dict[int, dict[int, Datagram]] = {}  # app id -> its servers by cookie
         self._turn: list[int] = []
         self._sweep_at = _MIN_GROWTH
+        self._pace = Pace(SOON)
 
     # -- apps
 
@@ -246,13 +249,20 @@ class Datagrams:
     def sweep(self) -> None:
         """Forget all sockets that the kernel no longer lists as bound: of one that is bound again we learn again."""
         living: set[int] = set()
+        places = {one.place.id: one.place for one in self.by_cookie.values() if one.place is not None}
         homes: list[Netns | Host] = [self.host]
-        homes += [app.home for app in self._apps.values() if app.home is not None]
-        for place in homes:
-            living.update(place.datagrams())
-        for datagram in [d for d in self.by_cookie.values() if d.cookie not in living]:
-            self.forget(datagram)
+        homes += [app.home for app in places.values() if app.home is not None and app.id in self._apps]
+        with self._pace.timed():
+            for place in homes:
+                living.update(place.datagrams())
+            for datagram in [d for d in self.by_cookie.values() if d.cookie not in living]:
+                self.forget(datagram)
         self._sweep_at = 2 * len(self.by_cookie) + _MIN_GROWTH
+
+    def sweep_for_view(self) -> None:
+        """Before all are shown, unless that has been done a moment ago."""
+        if self._pace.due():
+            self.sweep()
 
     def _sweep_app(self, app: App) -> None:
         serving, inherited = self._serving.get(app.id, {}), self._inherited.get(app.id, {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import select
-from collections import deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 from appswitch import _kernel
@@ -28,6 +28,7 @@ _STREAM, _NONBLOCK = 1, 0o4000
 _SOL_SOCKET, _SO_REUSEADDR, _SO_REUSEPORT, _IPV6, _V6ONLY = 1, 2, 15, 41, 26
 _ON = b"\1\0\0\0"
 EXPECTED_LIMIT = 10_000  # connections of one app that are on their way
+INSIDE = 1024  # doors of one app for others of this host; a connection that needs one more gets ENOBUFS
 RING_AGAIN = 0.1  # seconds until another bell where descriptors were short
 _LOOPBACK = {AF_INET: b"\x7f\x00\x00\x01", AF_INET6: bytes(15) + b"\1"}
 
@@ -56,22 +57,33 @@ class Doors:
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
         self._expected: dict[tuple[Address, Address], naming.Connection] = {}
-        self._by_client: dict[int, deque[tuple[Address, Address]]] = {}
+        self._by_client: dict[int, OrderedDict[tuple[Address, Address], None]] = {}
         self._exposed: dict[Address, list[Service]] = {}
         self._unrung: set[int] = set()  # services that wait for a bell
+        self._inside: Counter[int] = Counter()  # doors for others of this host, by app
 
     def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
         """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
-        mine = self._by_client.setdefault(link.client_app, deque())
-        mine.append((source, door))
+        self._arrived((source, door))  # the same ends again: whoever had them has given up
+        mine = self._by_client.setdefault(link.client_app, OrderedDict())
+        mine[source, door] = None
         self._expected[source, door] = link
         if len(mine) > EXPECTED_LIMIT:
-            self._expected.pop(mine.popleft(), None)
+            del self._expected[mine.popitem(last=False)[0]]
+
+    def _arrived(self, ends: tuple[Address, Address]) -> naming.Connection | None:
+        link = self._expected.pop(ends, None)
+        if link is not None:
+            mine = self._by_client[link.client_app]
+            del mine[ends]
+            if not mine:
+                del self._by_client[link.client_app]
+        return link
 
     def forget_client(self, app_id: int) -> None:
         """The app ended."""
         for key in self._by_client.pop(app_id, ()):
-            self._expected.pop(key, None)
+            del self._expected[key]
 
     def expose(self, service: Service, opening: Opening) -> int:
         """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
@@ -102,13 +114,18 @@ class Doors:
         for door in service.doors:
             if not door.exposed and len(door.actual.ip) == size:
                 return door.actual
+        if self._inside[service.app.id] >= INSIDE:
+            return errno.ENOBUFS
         for port in self._candidates():
             opened = self._listen(Address(_LOOPBACK[family], port), service.backlog)
             if not isinstance(opened, int):
                 actual = Address(_LOOPBACK[family], port)
                 self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=False))
+                self._inside[service.app.id] += 1
                 self._on_change(service)
                 return actual
+            if opened == errno.EADDRNOTAVAIL and family == AF_INET6:  # a host without ::1, see `bind_to_loopback`
+                return self.inside(service, AF_INET)
             if opened != errno.EADDRINUSE:
                 return opened
         return errno.EADDRNOTAVAIL
@@ -120,6 +137,12 @@ class Doors:
             door.fd.close()
             if door.exposed:
                 self._exposed[door.actual].remove(service)
+                if not self._exposed[door.actual]:
+                    del self._exposed[door.actual]
+                continue
+            self._inside[service.app.id] -= 1
+            if not self._inside[service.app.id]:
+                del self._inside[service.app.id]
         service.doors.clear()
 
     def take(self, service: Service) -> Arrival | None:
@@ -168,7 +191,7 @@ class Doors:
             self._loop.after(RING_AGAIN, again)
 
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
-        link = self._expected.pop((source, door.actual), None)
+        link = self._arrived((source, door.actual))
         if link is not None:
             local = service.own(link.server)
             return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)

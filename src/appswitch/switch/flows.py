@@ -21,7 +21,7 @@ from appswitch.switch.call import Failed
 from appswitch.switch.datagrams import DNS_PORT
 from appswitch.switch.sockets import Socket
 
-LIMIT = 4096  # decisions that are remembered
+LIMIT = 512  # decisions of one app that are remembered: who goes to very many places makes nobody else forget
 
 
 class Path:
@@ -85,13 +85,13 @@ class Path:
 
 
 class Flows:
-    """Paths by app, family and raw sockaddr."""
+    """Paths by app, and by family and raw sockaddr."""
 
     def __init__(self, world: World, node: dict[int, bytes]) -> None:
         self._world = world
         self._table = world.table
         self._node = node
-        self._paths: dict[tuple[int, int, bytes], Path] = {}
+        self._paths: dict[int, dict[tuple[int, bytes], Path]] = {}
         self._version = -1
 
     def find(self, app: App, family: int, raw: bytes, tid: int) -> Path:
@@ -99,21 +99,25 @@ class Flows:
 
         ``tid``: who asks, where policies are about single programs and users.
         """
-        if self._version != self._table.version or len(self._paths) > LIMIT:
+        if self._version != self._table.version:  # also when an app has ended
             self._paths.clear()
             self._version = self._table.version
-        key = (app.id, family, raw)
-        path = self._paths.get(key)
+        paths = self._paths.get(app.id)
+        if paths is None:
+            paths = self._paths[app.id] = {}
+        path = paths.get((family, raw))
         if path is None:
             path = self._decide(app, family, raw, tid)
             # What names stand for changes with time, and who a process is with the process.
             if not app.rules.names and path.flow.client.executable is None:
-                self._paths[key] = path
+                if len(paths) >= LIMIT:
+                    paths.clear()
+                paths[family, raw] = path
         return path
 
     def has(self, sock: Socket, raw: bytes) -> bool:
         """Whether the path of a socket to the address in ``raw`` is remembered."""
-        return (sock.app.id, sock.family, raw) in self._paths and self._version == self._table.version
+        return (sock.family, raw) in self._paths.get(sock.app.id, ()) and self._version == self._table.version
 
     def choose(self, path: Path, flow: Flow) -> Verdict:
         """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes.

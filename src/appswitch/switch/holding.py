@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from appswitch import _kernel
@@ -21,6 +22,7 @@ from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
+from appswitch.switch.descriptors import share
 from appswitch.switch.dial import Dial, living, zone_of
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
@@ -38,6 +40,7 @@ Entry = list[Any]  # of `Reflex.held`: Fd, route, cookie, port, since, looks
 MSG_DONTWAIT = 0x40
 TICK = 0.02  # seconds between looks for those whose time is over
 PER_APP = 1024  # connections of one app that are held at a time; more are decided without their first bytes
+TURN = 16  # backends outside that may fail at once before the loop looks after others
 _UNNAMED = BackendSpec()  # of a service that no vservice leads to
 
 
@@ -49,7 +52,7 @@ class Holding:
         self._lobby: Lobby | None = None
         reflex = switch.loop.reflex
         self._by_app = reflex.crowd  # counted there as well
-        reflex.most_by_app, reflex.most_held = PER_APP, LIMIT
+        reflex.most_by_app, reflex.most_held = PER_APP, share(LIMIT, 4)
         reflex.on_bytes, reflex.on_hold = self._on_bytes, self._on_hold
 
     @property
@@ -77,6 +80,8 @@ class Holding:
         zone = zone_of(path.client.spec.labels)
         held = Held(path.flow, source, to, unix, zone, time.monotonic(), sock.cookie, path, header)
         lobby, ends = self.lobby, Ends(sock.app.id, 0, source, to)
+        if not lobby.has_room():  # later the client would be connected, and could only be hung up on
+            return -errno.ENOBUFS
         go_on = self._decided(path.verdict) if peek is None else self._undecided(peek)
         if not unix:
             target = _ToLobby(self._switch, lobby.address(sock.family), ends, held, go_on)
@@ -193,7 +198,9 @@ class Holding:
             case Local(endpoints=endpoints):
                 self._hand_to_one(fd, held, verdict, Upstream(verdict.to, None, endpoints, _UNNAMED))
             case Outside(to=to):
-                Outbound(self._switch, fd, held, verdict, None).go(to)
+                error = Outbound(self._switch, fd, held, verdict, None).go(to)
+                if error:
+                    self.refuse(fd, held, verdict, error, "")
             case Deny(error=error, rule=rule):
                 self.refuse(fd, held, verdict, error, rule)
             case _:  # what it was to reach has gone meanwhile
@@ -215,10 +222,19 @@ class Holding:
         """Try a backend, and then those that are left."""
         verdict = dial.verdict
         full: tuple[Upstream, Service] | None = None
+        begun = 0
         while upstream is not None:
             if upstream.member is None:
-                Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
-                return
+                begun += 1
+                if begun > TURN:  # others wait for their turn
+                    self._switch.loop.after(0, partial(self.retry, fd, held, dial, upstream))
+                    return
+                error = Outbound(self._switch, fd, held, verdict, dial).go(upstream.address)
+                if not error:
+                    return
+                dial.failed(error)
+                upstream = dial.next()
+                continue
             service = living(self._switch, upstream)
             if service is not None and self._hand_over(fd, held, service):
                 dial.succeeded()

@@ -22,6 +22,7 @@ from appswitch.model import AppSpec
 from appswitch.switch.loop import Loop
 
 LISTEN_FDS_START = 3
+QUEUE = 4096  # messages that the keeper may be behind; with more, what is new is not kept, and a crash forgets it
 _HOME = ("net", "user")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -59,7 +60,7 @@ class Keep:
             self._notify(f"FDSTOREREMOVE=1\nFDNAME={kind}-{appid}")
 
     def _notify(self, message: str, descriptor: Fd | None = None) -> None:
-        if self._socket is None:
+        if self._socket is None or len(self._queue) >= QUEUE:
             return
         self._queue.append((message, descriptor))
         if len(self._queue) == 1:

@@ -8,20 +8,22 @@ copies none of them.
 from __future__ import annotations
 
 import select
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.address import Address
 from appswitch.kernel import sockaddr
-from appswitch.kernel.sockaddr import AF_INET, AF_UNIX
+from appswitch.kernel.sockaddr import AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.loop import SHORT, Loop
+from appswitch.switch.loopback import bind_to_loopback
 
 _STREAM, _NONBLOCK = 1, 0o4000
 _BACKLOG = 4096
-_EXPECTED = 4096  # TCP connections that are on their way here; the oldest is forgotten, and closed when it comes
+EXPECTED = 4096  # TCP connections that are on their way here; the oldest is forgotten, and closed when it comes
+BATCH = 64  # connections that are accepted in one go, before others have their turn
 
 OnArrival = Callable[[Fd], None]
 
@@ -36,13 +38,30 @@ class Lobby:
             raise OSError(error, "listen on a Unix socket")
         self._loop = loop
         self._tcp: dict[int, tuple[Fd, Address]] = {}
-        self._expected: dict[Address, OnArrival] = {}
-        self._order: deque[Address] = deque()
+        self._expected: OrderedDict[Address, OnArrival] = OrderedDict()
+        self._spare: Fd | None = None
+
+    def __len__(self) -> int:
+        """TCP connections that are on their way here."""
+        return len(self._expected)
+
+    def has_room(self) -> bool:
+        """Whether the next `take` cannot fail for want of a descriptor: one is kept back for it."""
+        if self._spare is None:
+            try:
+                self._spare = _kernel.socket(AF_UNIX, _STREAM, 0)
+            except OSError:
+                return False
+        return True
 
     def take(self, name: bytes) -> Fd | None:
-        """The other end of a Unix connection that was made just now, with that name."""
+        """The other end of a Unix connection that was made just now, with that name. See `has_room`."""
         while True:
             accepted = _kernel.accept(self.unix)
+            if accepted in SHORT and self._spare is not None:
+                self._spare.close()
+                self._spare = None
+                continue
             if isinstance(accepted, int):
                 return None
             fd, raw = accepted
@@ -58,15 +77,14 @@ class Lobby:
 
     def expect(self, source: Address, arrived: OnArrival) -> None:
         """A TCP connection from ``source`` is coming."""
+        self._expected.pop(source, None)
         self._expected[source] = arrived
-        self._order.append(source)
-        if len(self._order) > _EXPECTED:
-            self._expected.pop(self._order.popleft(), None)
+        if len(self._expected) > EXPECTED:
+            self._expected.popitem(last=False)
 
     def _listen(self, family: int) -> tuple[Fd, Address]:
         fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
-        loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
-        error = _kernel.bind(fd, sockaddr.encode(family, loopback)) or _kernel.listen(fd, _BACKLOG)
+        error = bind_to_loopback(fd, family) or _kernel.listen(fd, _BACKLOG)
         own = _kernel.getsockname(fd)
         if error or isinstance(own, int):
             raise OSError(error, "listen on a loopback port")
@@ -74,10 +92,13 @@ class Lobby:
         return fd, sockaddr.decode(own)
 
     def _on_arrival(self, listener: Fd) -> None:
-        while not isinstance(accepted := _kernel.accept(listener), int):
+        for _ in range(BATCH):
+            accepted = _kernel.accept(listener)
+            if isinstance(accepted, int):
+                if accepted in SHORT:
+                    self._loop.pause(listener)
+                return
             fd, raw = accepted
             arrived = self._expected.pop(sockaddr.decode(raw), None)
             if arrived is not None:
                 arrived(fd)
-        if accepted in SHORT:
-            self._loop.pause(listener)

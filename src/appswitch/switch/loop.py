@@ -20,6 +20,7 @@ _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
 _TAGS = 8 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
 SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
 PAUSE = 0.1  # seconds
+BATCH = 16  # timers that fire before somebody else has a turn
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
 
 
@@ -145,9 +146,11 @@ class Loop:
                 if timers:
                     left = timers[0][0] - monotonic()
                     if left <= 0:
-                        self._fire()
-                        continue
-                    patience = int(left * 1000) + 1
+                        if not self._fire():
+                            continue
+                        patience = 0  # whoever else is ready has a turn, whatever is due then
+                    else:
+                        patience = int(left * 1000) + 1
                 event = wait(epoll, patience, journal, reflex)
                 if event is None:
                     continue
@@ -171,12 +174,16 @@ class Loop:
         if error:
             raise OSError(error, os.strerror(error))
 
-    def _fire(self) -> None:
+    def _fire(self) -> bool:
+        """Some of what is due. Whether to go on."""
         now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
+        for _ in range(BATCH):
+            if not self._timers or self._timers[0][0] > now:
+                break
             function = heapq.heappop(self._timers)[2].function
             if function is not None:
                 function()
+        return self._running
 
 
 def _raise(problem: Exception) -> None:

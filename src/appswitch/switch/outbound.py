@@ -20,7 +20,7 @@ from appswitch.routing.clusters import Upstream
 from appswitch.routing.route import Balanced, Outside
 from appswitch.switch.census import Led
 from appswitch.switch.dial import Dial
-from appswitch.switch.held import Held, reset
+from appswitch.switch.held import Held
 from appswitch.switch.loop import Timer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _UNNAMED = BackendSpec()
 
 
 class Outbound:
-    """One of them, from its first attempt to connect until the splicer has it."""
+    """One attempt to connect, from its beginning until the splicer has it."""
 
     def __init__(self, switch: Switch, fd: Fd, held: Held, verdict: Balanced | Outside, dial: Dial | None) -> None:
         self._switch = switch
@@ -46,23 +46,22 @@ class Outbound:
         outlier = verdict.cluster.outlier if isinstance(verdict, Balanced) else Outlier()
         self._patience = outlier.connect_timeout
 
-    def go(self, to: Address) -> None:
-        """Connect there, or to the next backend if that fails."""
+    def go(self, to: Address) -> int:
+        """Begin to connect. 0, and it goes on by itself; or an errno, and the client's socket is still the caller's."""
         self._to = to
         family = AF_INET if len(to.ip) == 4 else AF_INET6
         try:
             self._tcp = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
         except OSError as problem:
-            self._failed(problem.errno or errno.EMFILE)
-            return
-        self._switch.census.outbound[self._led()] += 1
+            return problem.errno or errno.EMFILE
         self._where = sockaddr.encode(family, to)
         error = _kernel.connect(self._tcp, self._where)
         if error not in (0, errno.EINPROGRESS):
-            self._failed(error)
-            return
+            return error
+        self._switch.census.outbound[self._led()] += 1
         self._timer = self._switch.loop.after(self._patience, lambda: self._failed(errno.ETIMEDOUT))
         self._switch.loop.watch(self._tcp, select.EPOLLOUT, lambda _events: self._look())
+        return 0
 
     def _look(self) -> None:
         assert self._tcp is not None
@@ -107,21 +106,11 @@ class Outbound:
             log.allowed(held.flow, held.client, self._verdict, upstream, "splice", held.since)
 
     def _failed(self, error: int) -> None:
+        """Another backend has its turn, if there is one. Called by the loop: nothing nests, however many fail."""
         self._stop()
-        if self._dial is not None:
-            self._dial.failed(error)
-            upstream = self._dial.next()
-            if upstream is not None:
-                self._next(upstream)
-                return
-        held = self._held
-        rule = self._dial.rule if self._dial is not None else ""
-        self._switch.flowlog.refused(held.flow, held.client, self._verdict, error, rule)
-        reset(self._fd, held)
-
-    def _next(self, upstream: Upstream) -> None:
-        if upstream.member is None:
-            self.go(upstream.address)
-        else:  # the backends are of both kinds: one of this host takes the socket itself
-            assert self._dial is not None
-            self._switch.holding.retry(self._fd, self._held, self._dial, upstream)
+        holding, dial = self._switch.holding, self._dial
+        if dial is None:
+            holding.refuse(self._fd, self._held, self._verdict, error, "")
+            return
+        dial.failed(error)
+        holding.retry(self._fd, self._held, dial, dial.next())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import select
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from collections.abc import Callable
 from appswitch._kernel import Fd
 from appswitch.switch.apps import App
 from appswitch.switch.call import LATER, Call, Failed, Outcome, Vanished
+from appswitch.switch.descriptors import Reserve, share
 from appswitch.switch.journal import Journal
 from appswitch.switch.loop import Loop, Timer
 
+PER_APP = 4096  # calls of one app; more fail with ENOBUFS, as where memory is short: accept(2), connect(2)
 SWEPT = 64  # calls a look
 SWEEP = 0.25  # seconds between looks for callers that a signal took away
 Attempt = Callable[[], Outcome | None]  # None: not yet
@@ -45,7 +48,10 @@ class Parking:
         self._loop = loop
         self._journal = journal
         self.by_tid: dict[int, Parked] = {}
+        self._by_app: dict[int, dict[int, Parked]] = {}  # by app id and tid
         self.on_fault: Callable[[Call, Exception], Outcome] = _raise
+        self._reserve = Reserve()
+        self._per_app = share(PER_APP, 4)
         loop.every(SWEEP, self._sweep)
 
     def __len__(self) -> int:
@@ -62,11 +68,14 @@ class Parking:
     ) -> Parked:
         """Try ``attempt`` whenever ``fd`` has one of ``events``; answer ``on_timeout`` after ``timeout`` seconds.
 
-        Without ``events`` somebody else calls `retry`; ``fd`` is then only held.
+        Without ``events`` somebody else calls `retry`; ``fd`` is then only held. Raises Failed(ENOBUFS): too many wait.
         """
         self.leave(call.tid)
+        if self._reserve.touched(fd) or len(self._by_app.get(call.app.id, ())) >= self._per_app:
+            raise Failed(errno.ENOBUFS)
         parked = Parked(call, fd, attempt)
         self.by_tid[call.tid] = parked
+        self._by_app.setdefault(call.app.id, {})[call.tid] = parked
         parked.slot = self._journal.enter(call.notification)
         if events:
             parked.watched = True
@@ -124,6 +133,10 @@ class Parking:
         """Forget it without an answer. Its duplicate is closed."""
         if self.by_tid.get(parked.call.tid) is parked:
             del self.by_tid[parked.call.tid]
+            mine = self._by_app[parked.call.app.id]
+            del mine[parked.call.tid]
+            if not mine:
+                del self._by_app[parked.call.app.id]
             self._journal.leave(parked.slot)
             if parked.queue is not None:
                 parked.queue.pop(parked, None)
@@ -141,7 +154,7 @@ class Parking:
 
     def forget(self, app: App) -> None:
         """The app ended."""
-        for parked in [p for p in self.by_tid.values() if p.call.app is app]:
+        for parked in list(self._by_app.get(app.id, {}).values()):
             self.drop(parked)
 
     def _time_out(self, parked: Parked, outcome: Outcome | Callable[[], Outcome]) -> None:

@@ -11,6 +11,7 @@ from appswitch._kernel import Fd
 from appswitch.resources import Peek
 from appswitch.routing import l7
 from appswitch.routing.l7 import UNKNOWN, Peeked
+from appswitch.switch.descriptors import share
 from appswitch.switch.loop import Loop, Timer
 
 LOOKS = 64  # at one connection: who sends byte by byte is decided when the time is over
@@ -28,6 +29,7 @@ class Peeking:
         self._loop = loop
         self._held: dict[int, tuple[Fd, Timer]] = {}  # by descriptor number
         self._strangers = 0
+        self._most = share(LIMIT, 4)  # where descriptors are few
         self.seen = 0  # connections that were held so far
 
     def __len__(self) -> int:
@@ -40,7 +42,7 @@ class Peeking:
     def start(self, fd: Fd, peek: Peek, done: Done, *, stranger: bool = False) -> None:
         """Hold a connected socket for at most ``peek.milliseconds``. ``stranger``: who connects is no app."""
         number = fd.fileno()
-        if len(self) >= LIMIT or (stranger and self._strangers >= STRANGERS):
+        if len(self) >= min(LIMIT, self._most) or (stranger and self._strangers >= min(STRANGERS, self._most // 2)):
             done(fd, UNKNOWN)
             return
         self.seen += 1

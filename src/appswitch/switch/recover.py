@@ -22,14 +22,14 @@ _MAX_SERIAL = 1 << 31
 def restore_services(switch: Switch) -> None:
     """Listening sockets carry their app and address as their name: unix(7), sock_diag(7)."""
     files = {os.fsencode(entry) for entry in os.listdir()}  # of our own directory, mode 0700
-    for cookie, *_, raw in _kernel.dump_unix(_LISTEN_STATE):
+    for cookie, inode, *_, raw in _kernel.dump_unix(_LISTEN_STATE):
         name = raw.rstrip(b"\0")
         listener = naming.parse_listener(name)
         app = switch.apps.get(listener.app_id) if listener is not None else None
         if listener is None or app is None or name not in files or listener.serial >= _MAX_SERIAL:
             continue  # not one of ours: anybody on the host may listen on a name like that
         sock = Socket(cookie, app, listener.family, unix=True)
-        sock.bound, sock.phase, sock.named = listener.bound, LISTENING, True
+        sock.bound, sock.inode, sock.phase, sock.named = listener.bound, inode, LISTENING, True
         sock.restore_flags(listener.flags)
         switch.sockets.by_cookie[cookie] = sock
         app.bound.setdefault(listener.bound.port, []).append(sock)

@@ -25,6 +25,7 @@ LIMIT = 4096  # of each kind; an app that asks strange things makes us begin ane
 _UP, _BOUND, _HALF_CLOSED = 1, 2, 4
 _question = struct.Struct("=Qiiiii")  # reflex.c: options, family, state, level, name, value or room
 _route = struct.Struct("=ii")  # listener, family; then the sockaddr
+_LISTENER = 4  # bytes
 _server = struct.Struct(">16sBH")
 _INT = 4
 
@@ -107,10 +108,14 @@ class Reflexes:
         self._add(sock, raw, Route(targets, sock.app.ports), settle)
 
     def _add(self, sock: Socket, raw: bytes, route: Route, settle: Callable[[int], None]) -> None:
+        key = _route.pack(sock.app.listener.fileno(), sock.family) + raw
         if len(self._routes) >= LIMIT:
-            self.forget()
+            self.settle()
+            own = [one for one in self._routes if one[:_LISTENER] == key[:_LISTENER]]
+            for one in own or list(self._routes):  # who asks for many addresses forgets its own
+                del self._routes[one]
         route.settle = settle
-        self._routes[_route.pack(sock.app.listener.fileno(), sock.family) + raw] = route
+        self._routes[key] = route
 
     def hold(self, sock: Socket, raw: bytes, path: Path, peek: Peek, lobby: Fd, settle: Callable[[int], None]) -> None:
         """Connections of the socket's app to that sockaddr are held for their first bytes, until `forget`."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 PEERS = 1024  # stand-ins of one far socket; the one that was silent longest goes first
+PER_APP = 4096  # stand-ins of one app; datagrams of more peers are lost
 IDLE = 180.0  # seconds of silence after which a stand-in is forgotten, as conntrack's stream timeout
 SWEEP = 15.0
 BURST = 16  # datagrams that are carried before somebody else has a turn
@@ -194,6 +195,8 @@ class Relay:
         if place.home is None:
             return errno.ENETUNREACH
         fd = place.home.socket(family, DGRAM | _NONBLOCK)
+        if self._switch.reserve.touched(fd):
+            return errno.ENOBUFS
         at_any_address(fd, family)
         share_port(fd)
         own = self._own(datagram, family)
@@ -217,10 +220,12 @@ class Relay:
             known.used, known.control = time.monotonic(), control
             return known
         app = far.datagram.app
-        if app.home is None:
+        if app.home is None or len(app.stand_ins) >= PER_APP:
             return None
         family = family_of(peer.ip)
         fd = app.home.socket(family, DGRAM | _NONBLOCK)
+        if self._switch.reserve.touched(fd):
+            return None
         at_any_address(fd, family)
         share_port(fd)
         own = self._own(far.datagram, family)

@@ -94,6 +94,7 @@ class Services:
 
     def __init__(self, table: Table, sockets: Sockets, by_id: dict[int, Service]) -> None:
         self.by_id = by_id
+        self._by_app: dict[int, dict[int, Service]] = {}
         self.table = table
         self.on_up: Callable[[ServerRow], None] = lambda _row: None
         self.on_down: Callable[[ServerRow], None] = lambda _row: None
@@ -117,6 +118,7 @@ class Services:
         app = sock.app
         endpoint = Endpoint(serial, app.id, bound, len(bound.ip) == 16 and not sock.v6only, app.labels)
         service = self.by_id[serial] = Service(serial, app, name, endpoint, sock, backlog)
+        self._by_app.setdefault(app.id, {})[serial] = service
         sock.service = serial
         self._sockets.listening[name] = sock
         self.table.add(endpoint, app.ips)
@@ -125,9 +127,17 @@ class Services:
     def close(self, service: Service) -> None:
         """Its listening socket has gone. The doors must be closed already."""
         if self.by_id.pop(service.id, None) is not None:
+            mine = self._by_app[service.app.id]
+            del mine[service.id]
+            if not mine:
+                del self._by_app[service.app.id]
             self._sockets.listening.pop(service.name, None)
             self.table.remove(service.endpoint, service.app.ips)
             self._withdraw(service)
+
+    def of(self, app: App) -> list[Service]:
+        """Those of an app."""
+        return list(self._by_app.get(app.id, {}).values())
 
     def announce(self, service: Service) -> None:
         """Tell others of a new service, or that its doors have changed."""

@@ -42,6 +42,7 @@ class Socket(_kernel.Sock):
     parent: Socket | None  # of an accepted one that only has a link: its listener
     reuseaddr = False  # as it was at bind(2)
     reuseport = False
+    inode = 0  # of one that has bound a port: what the kernel finds it by
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
     peeked: dict[str, str] | None = None  # what its first bytes were about
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN

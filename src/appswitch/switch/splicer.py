@@ -26,6 +26,7 @@ from appswitch.switch.loop import Loop, Timer
 
 VERSION = 1
 CONTROL = 3  # the descriptor of the process
+QUEUE = 1024  # messages that the process may be behind; more pairs are refused with ENOBUFS
 ASK = 1.0  # seconds between questions for the counts of bytes
 HELLO, PAIR, QUERY, CLOSED, REFUSED, ROW, END = range(1, 8)
 _REQUEST = struct.Struct("=IIQ")
@@ -88,22 +89,27 @@ class Splicer:
     def pair(self, info: Splice, unix: Fd, tcp: Fd) -> int:
         """Carry bytes between two connected stream sockets, which are given away. The id of the pair, never 0.
 
-        Raises OSError, and closes both, when the process cannot be started. What goes wrong later comes to
-        ``on_closed``: EMFILE when there are too many pairs, ECONNABORTED when the process died.
+        Raises OSError, and closes both, when the process cannot be started or does not read. What goes wrong later
+        comes to ``on_closed``: EMFILE when there are too many pairs, ECONNABORTED when the process died.
         """
-        if self._process is None:
-            try:
-                self._start()
-            except OSError:
-                unix.close()
-                tcp.close()
-                raise
+        try:
+            self._make_ready()
+        except OSError:
+            unix.close()
+            tcp.close()
+            raise
         self.spliced_total += 1
         number = self.spliced_total
         self._pairs[number] = Pair(number, info)
         self._send(_REQUEST.pack(PAIR, 0, number), (unix, tcp))
         self._ask_later()
         return number
+
+    def _make_ready(self) -> None:
+        if len(self._queue) >= QUEUE:
+            raise OSError(errno.ENOBUFS, "the splicer does not read")
+        if self._process is None:
+            self._start()
 
     def close(self) -> None:
         """Leave the process alone: it goes on with its pairs, but for those that it has not been told of yet."""

@@ -17,10 +17,9 @@ _ALL_STATES = 0xFFF
 
 def socket_rows(switch: Switch) -> tuple[SocketRow, ...]:
     """As `ax get sockets` shows them."""
-    switch.sweep_sockets()
     inodes = {row[0]: row[1] for row in _kernel.dump_unix(_ALL_STATES)}
     rows = tuple(_socket_row(switch, s, inodes.get(s.cookie, 0)) for s in switch.sockets.by_cookie.values())
-    switch.datagrams.sweep()
+    switch.datagrams.sweep_for_view()
     return rows + switch.datagrams.socket_rows()
 
 
@@ -45,7 +44,7 @@ def _socket_row(switch: Switch, sock: Socket, inode: int) -> SocketRow:
 
 def connection_rows(switch: Switch) -> tuple[ConnectionRow, ...]:
     """As `ax get connections` shows them."""
-    switch.datagrams.sweep()
+    switch.datagrams.sweep_for_view()
     return (*connections.rows(switch), *switch.datagrams.connection_rows())
 
 

@@ -14,11 +14,13 @@ import select
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
-from appswitch.address import LOOPBACK4, LOOPBACK6, Actual, Address
+from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.route import Balanced, Delegate, Wait
@@ -30,6 +32,7 @@ from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, source_of, tcp
 from appswitch.switch.dial import zone_of
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
+from appswitch.switch.loopback import bind_to_loopback
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.parking import Queue
 
@@ -38,12 +41,14 @@ if TYPE_CHECKING:
 
 PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
 SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
+SLICE, APART = 64, 0.002  # who is looked at in one go; seconds until the next ones are
 AGAIN = 0.1  # seconds until another look where descriptors were short
 SHARE = 10  # times as long as a look has taken, until the next one
 _STREAM = 1
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
 _ON = b"\1\0\0\0"
-_MIN_TTL = {AF_INET: (0, 21), AF_INET6: (41, 73)}  # IP_MINTTL, IPV6_MINHOPCOUNT
+# IP_MINTTL, IPV6_MINHOPCOUNT; both where IPv4 may come to an IPv6 socket
+_MIN_TTL = {AF_INET: ((0, 21),), AF_INET6: ((0, 21), (41, 73))}
 _HIGHEST_TTL = (255).to_bytes(4, "little")
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
 
@@ -73,6 +78,8 @@ class Waiting:
         self._guests: dict[Address, Guest] = {}  # by the actual address of the client's socket
         self._by_app: Counter[int] = Counter()
         self._scheduled = False
+        self._round: Iterator[None] | None = None  # a look that is under way
+        self._spent = 0.0  # seconds, on that
         self._pause = SOON
         switch.loop.every(1.0, self._expire)
 
@@ -137,8 +144,7 @@ class Waiting:
         """Made when it is needed first. Raises OSError."""
         if family not in self._rooms:
             fd = _reusable(family)
-            loopback = Actual(Address(LOOPBACK4 if family == AF_INET else LOOPBACK6, 0))
-            error = _kernel.bind(fd, sockaddr.encode(family, loopback)) or _deafen(fd, family) or _kernel.listen(fd, 1)
+            error = bind_to_loopback(fd, family) or _deafen(fd, family) or _kernel.listen(fd, 1)
             own = _kernel.getsockname(fd)
             if error or isinstance(own, int):
                 raise OSError(error, "make a waiting room")
@@ -151,18 +157,38 @@ class Waiting:
         """The tables have changed."""
         if not self._scheduled and (self._calls or self._guests):
             self._scheduled = True
-            self._switch.loop.after(self._pause, self._look)
+            if self._round is None:  # else its end has the next one begin
+                self._switch.loop.after(self._pause, self._look)
 
     def _look(self) -> None:
         self._scheduled = False
+        self._round, self._spent = self._steps(), 0.0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Some of those who wait; the others in a moment: there may be thousands, and others have calls to make."""
+        assert self._round is not None
         began = time.monotonic()
+        looked = sum(1 for _ in islice(self._round, SLICE))
+        self._spent += time.monotonic() - began
+        if looked == SLICE:
+            self._switch.loop.after(APART, self._go_on)
+            return
+        self._round, self._pause = None, max(SOON, SHARE * self._spent)
+        if self._scheduled:
+            self._switch.loop.after(self._pause, self._look)
+
+    def _steps(self) -> Iterator[None]:
         for parked in list(self._calls):
             self._switch.parking.retry(parked)
-        self._look_at_guests()
-        self._pause = max(SOON, SHARE * (time.monotonic() - began))
+            yield
+        yield from self._look_at_guests()
 
-    def _look_at_guests(self) -> None:
+    def _look_at_guests(self) -> Iterator[None]:
         for source, guest in list(self._guests.items()):
+            yield
+            if self._guests.get(source) is not guest:
+                continue  # dismissed meanwhile
             try:
                 path = self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid)
             except (Failed, Vanished):
@@ -261,8 +287,9 @@ def _deafen(fd: Fd, family: int) -> int:
     error = _kernel.attach_filter(fd, _DROP_ALL)
     if error != errno.EPERM:
         return error
-    level, option = _MIN_TTL[family]
-    return _kernel.setsockopt(fd, level, option, _HIGHEST_TTL)
+    for level, option in _MIN_TTL[family]:
+        error = _kernel.setsockopt(fd, level, option, _HIGHEST_TTL)
+    return error
 
 
 def _reusable(family: int) -> Fd:

@@ -99,6 +99,32 @@ async def test_tcp(switch: FakeSwitch, settings: Settings) -> None:
             assert (await tcp.get("/v1/apps", headers={"host": host})).status_code == status, host
 
 
+async def test_one_user_has_so_many_connections_and_no_more(
+    switch: FakeSwitch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 2)
+    port = free_port()
+    async with serving(msgspec.structs.replace(settings, rest_port=port)) as control:
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await until(lambda: server.PeerProtocol.users[server.BY_TCP] == 2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        said = await asyncio.wait_for(reader.read(), DEADLINE)
+        assert said.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+        assert b"too-many-connections" in said
+        writer.close()
+        many = [await asyncio.open_unix_connection(control.settings.run_dir.rest) for _ in range(4)]
+        many[-1][1].write(b"GET /v1/apps HTTP/1.0\r\n\r\n")
+        answer = await asyncio.wait_for(many[-1][0].read(), DEADLINE)
+        assert answer.startswith(b"HTTP/1.1 200"), "an administrator is not locked out"
+        kept.pop()[1].close()
+        await until(lambda: server.PeerProtocol.users[server.BY_TCP] == 1)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as tcp:
+            assert (await tcp.get("/v1/apps")).status_code == 200, "one who has gone makes room"
+        for _, one in kept + many:
+            one.close()
+        await until(lambda: not server.PeerProtocol.users)
+
+
 async def test_a_taken_port_is_fatal(switch: FakeSwitch, settings: Settings) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -486,3 +486,48 @@ def test_no_table_is_made_for_each_of_many_that_fail(lbtype: LbType, monkeypatch
         assert isinstance(chosen, Candidate)
         tried.add(chosen.key)
     assert (len(tried), len(made)) == (20, 1)
+
+
+@pytest.mark.parametrize("lbtype", ["RingHash", "Maglev"])
+def test_very_many_views_of_the_backends_do_not_have_a_table_made_for_each_choice(
+    lbtype: LbType,
+) -> None:
+    balancer = Balancer(lbtype, Outlier(), Limits())
+    made: list[int] = []
+    picker = balancer._picker
+    assert isinstance(picker, picking.Hashed)
+    make = picker._make
+    picker._make = lambda members: (made.append(1), make(members))[1]
+    views = [
+        tuple(Candidate(("b", n), 1, 0, "", n) for n in range(12) if n not in (out, other))
+        for out in range(12)
+        for other in range(out)
+    ]
+    assert len(views) > 2 * picking.TABLES
+    rounds = 40
+    for number in range(rounds):
+        key = number.to_bytes(4, "big")
+        for view in views:
+            chosen = balancer.choose(view, now=0.0, draw=lambda _n: 0, key=key)
+            assert isinstance(chosen, Candidate)
+            assert chosen in view
+    assert len(made) == picking.TABLES
+    few = views[-3:]
+    for number in range(2 * picking.RECENT):  # the others have stayed away
+        balancer.choose(few[number % 3], now=0.0, draw=lambda _n: 0, key=b"k")
+        balancer._views.clear()
+    assert len(made) == picking.TABLES + 3
+    assert len(picker._tables) == picking.TABLES
+
+
+def test_a_choice_without_a_table_is_as_stable() -> None:
+    candidates = tuple(Candidate(("b", n), 1, 0, "", n) for n in range(8))
+    pool = picking.Pool(candidates, candidates, [])
+    chosen = {point: picking._without_table(pool, point, ()) for point in range(200)}
+    for point, one in chosen.items():
+        assert one is not None
+        assert picking._without_table(pool, point, ()) == one
+        other = picking._without_table(pool, point, {one.key})
+        assert other is not None
+        assert other != one
+    assert picking._without_table(pool, 1, {one.key for one in candidates}) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from appswitch.kernel.sockaddr import AF_INET
 from appswitch.model import BackendRow
 from appswitch.resources import BackendSpec, L7Route, Limits
 from appswitch.switch import census as module
-from appswitch.switch import naming
+from appswitch.switch import naming, pace
 from appswitch.switch.census import Census
 from appswitch.switch.connections import Established
 
@@ -69,6 +70,7 @@ def serve(fake: FakeSwitch, **more: Any) -> None:
 
 
 def rows(census: Census) -> dict[str, BackendRow]:
+    census._pace.at = -math.inf  # the last count was long ago
     return {row.backend: row for row in census.rows()}
 
 
@@ -103,26 +105,42 @@ def test_routes_are_told_apart_where_there_are_some(fake: FakeSwitch, census: Ce
 
 
 def test_a_count_is_good_for_a_moment(census: Census, kernel: Kernel) -> None:
-    census.refresh(census._at + module.FRESH)
+    census.refresh(0.0)
     assert kernel.asked == 1
-    census.refresh(census._at + module.FRESH / 2)
+    took = census._pace
+    census.refresh(took.at + took.pause / 2)
     assert kernel.asked == 1
-    census.refresh(census._at + module.FRESH)
+    census.rows()
+    assert kernel.asked == 1, "nor may who looks at the rows have everybody wait"
+    census.refresh(took.at + took.pause)
     assert kernel.asked == 2
 
 
-def test_it_counts_regularly_only_for_who_goes_by_it(
-    fake: FakeSwitch, census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_it_counts_regularly_only_for_who_goes_by_it(fake: FakeSwitch, census: Census, kernel: Kernel) -> None:
     census.regularly()
     assert kernel.asked == 0
     serve(fake, lbtype="LeastConnections")
     census.regularly()
     assert kernel.asked == 1
-    monkeypatch.setattr(module, "EVERY", 1000.0)
+    census._pace.at = -math.inf
     census.regularly()
     assert kernel.asked == 1
+    census._regular.at = -math.inf
+    census.regularly()
+    assert kernel.asked == 2
+
+
+def test_backends_of_what_is_not_counted_are_not_looked_for(
+    fake: FakeSwitch, census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.vservice("limited", "10.9.0.2", "80:8080", WEB, limits=Limits(connections=2))
+    looked: list[tuple[BackendSpec, ...]] = []
+    upstreams = fake.clusters.upstreams
+    monkeypatch.setattr(
+        type(fake.clusters), "upstreams", lambda _self, specs, *more: (looked.append(specs), upstreams(specs, *more))[1]
+    )
+    census.refresh(0.0)
+    assert looked == [(WEB,)], "of the vservice with a limit, and of no other"
 
 
 def test_queues_are_counted_where_they_are_limited(fake: FakeSwitch, census: Census, kernel: Kernel) -> None:
@@ -151,14 +169,14 @@ def test_a_client_that_does_not_wait_leaves_no_pending_connection_behind(
     fake.sockets.by_cookie[7] = sock
     connecting: list[tuple[int, ...]] = [(7, 0)]
     monkeypatch.setattr(module._kernel, "dump_inet", lambda family, *_: connecting if family == AF_INET else [])
-    census.rows()
+    rows(census)
     assert balancer.pending(backend) == 1
     connecting.clear()
     census.outbound[id(cluster), backend] += 2
-    census.rows()
+    rows(census)
     assert balancer.pending(backend) == 2
     census.outbound.clear()
-    census.rows()
+    rows(census)
     assert balancer.pending(backend) == 0
 
 
@@ -166,10 +184,10 @@ def test_a_count_that_takes_long_is_good_for_longer(
     census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
     census.refresh(100.0)
     assert kernel.asked == 1
-    census.refresh(census._at + module.SHARE - 0.1)
+    census.refresh(census._pace.at + pace.SHARE - 0.1)
     assert kernel.asked == 1
-    census.refresh(census._at + module.SHARE)
+    census.refresh(census._pace.at + pace.SHARE)
     assert kernel.asked == 2

@@ -6,11 +6,12 @@ import errno
 from typing import Any
 
 import pytest
-from tests.unit.switch.fake import FakeSwitch, Named
+from tests.unit.switch.fake import FakeSwitch, Named, address
 
 from appswitch._kernel import Fd
 from appswitch.switch import doors as module
 from appswitch.switch.doors import Doors
+from appswitch.switch.naming import Connection
 
 
 def test_a_bell_is_rung_when_there_are_descriptors_again(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +55,26 @@ def test_no_bell_is_rung_for_what_was_taken_meanwhile(fake: FakeSwitch, monkeypa
     doors.ring(service)
     fake.run(lambda: not doors._unrung)
     assert asked == [1]
+
+
+def test_nothing_is_kept_of_connections_that_have_arrived(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: Any = Named(judges=False)
+    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates)
+    monkeypatch.setattr(module, "EXPECTED_LIMIT", 3)
+    link = Connection(1, 2, address("10.0.0.1:4000"), address("10.0.0.2:80"))
+    door = address("127.0.0.1:40000")
+
+    def sources() -> list[int]:
+        return [source.port for source, _ in doors._expected]
+
+    for port in (1, 2, 3, 1, 4):  # the same port again: the first connection from there was given up
+        doors.expect(address(f"127.0.0.1:{port}"), door, link)
+    assert sources() == [3, 1, 4], "of those that are on their way the oldest is forgotten"
+    for port in (3, 1):
+        assert doors._arrived((address(f"127.0.0.1:{port}"), door)) == link
+    assert doors._arrived((address("127.0.0.1:3"), door)) is None
+    assert sources() == [4]
+    assert [source.port for source, _ in doors._by_client[1]] == [4]
+    doors.forget_client(1)
+    assert not doors._expected
+    assert not doors._by_client

@@ -98,7 +98,16 @@ def test_an_app_that_asks_for_everything_does_not_fill_memory(flows: Flows, monk
     client = app()
     for port in range(100):
         assert flows.find(client, AF_INET, raw(SERVER, port=port), TID).to.port == port
-        assert len(flows._paths) <= 9
+        assert len(flows._paths[client.id]) <= 8
+
+
+def test_who_asks_for_everything_makes_nobody_else_forget(flows: Flows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMIT", 8)
+    one, greedy = app(), app(id=77)
+    known = flows.find(one, AF_INET, raw(SERVER), TID)
+    for port in range(100):
+        flows.find(greedy, AF_INET, raw(SERVER, port=port), TID)
+    assert flows.find(one, AF_INET, raw(SERVER), TID) is known
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 
 from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.model import AppSpec
+from appswitch.switch import keep as module
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 
@@ -239,3 +240,25 @@ def test_nothing_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_FDNAMES", "")
     assert recovered() == ([], None, [])
     assert "LISTEN_PID" not in os.environ
+
+
+def test_a_keeper_that_does_not_read_costs_so_many_messages_and_no_more(
+    loop: Loop, keep: Keep, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUEUE", 8)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
+    for _ in range(1000):
+        keep.app(SPEC, Fd(os.open("/dev/null", os.O_RDONLY)))
+        keep.forget_app(SPEC.appid)
+    assert len(keep._queue) == 8
+    assert len(os.listdir("/proc/self/fd")) <= before + 8  # noqa: PTH208 - counted, not read
+
+    def drain(_events: int) -> None:
+        keeper.receive()
+        if not keep._queue and keeper.empty():
+            loop.stop()
+
+    loop.watch(keeper.socket.fileno(), select.EPOLLIN, drain)
+    loop.run()
+    keep.ready()
+    assert keeper.receive() == ("READY=1", [])

@@ -288,6 +288,32 @@ def test_a_timer_waits_for_its_time(loop: Loop, clock: Clock, pairs: list[Pair])
     assert fired == [pytest.approx(clock.start + 1.01)]
 
 
+def test_timers_that_are_due_all_the_time_let_others_have_their_turn(loop: Loop, pairs: list[Pair]) -> None:
+    fired: list[int] = []
+
+    def again() -> None:
+        fired.append(1)
+        loop.after(0, again)
+
+    loop.after(0, again)
+    loop.watch(pairs[0].fd, IN, lambda _events: loop.stop())
+    pairs[0].ring()
+    loop.run()
+    assert len(fired) <= 2
+
+
+def test_so_many_timers_fire_in_one_go_and_no_more(loop: Loop, clock: Clock, pairs: list[Pair]) -> None:
+    fired: list[int] = []
+    for number in range(5 * module.BATCH):
+        loop.after(1.0, lambda number=number: fired.append(number))
+    clock.now += 2
+    seen: list[int] = []
+    loop.watch(pairs[0].fd, IN, lambda _events: (seen.append(len(fired)), len(seen) == 3 and loop.stop()))
+    pairs[0].ring()
+    loop.run()
+    assert seen == [module.BATCH, 2 * module.BATCH, 3 * module.BATCH]
+
+
 def test_nobody_wakes_up_for_a_timer_that_was_cancelled(
     loop: Loop, clock: Clock, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:

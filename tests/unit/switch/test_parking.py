@@ -18,7 +18,7 @@ def test_a_wait_that_fails_for_our_reasons_is_answered(fake: FakeSwitch) -> None
     journal: Any = Named(enter=lambda _notification: 0, leave=lambda _slot: None)
     parking = Parking(fake.loop, journal)
     answers: list[Outcome] = []
-    call: Any = Named(tid=7, notification=(), answer=answers.append)
+    call: Any = Named(tid=7, app=fake.app(1), notification=(), answer=answers.append)
 
     def short() -> Outcome | None:
         raise OSError(errno.EMFILE, "too many")

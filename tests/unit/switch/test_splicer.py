@@ -231,6 +231,23 @@ def test_more_pairs_than_the_process_can_be_told_of_at_once(loop: Loop, splicer:
     assert not splicer._process._wants_to_send
 
 
+def test_a_process_that_does_not_read_gets_so_many_and_no_more(
+    loop: Loop, splicer: Owned, ends: MakeEnds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ends()
+    splicer.pair(None, *first.given)
+    first.echo()
+    os.kill(splicer.pid, signal.SIGSTOP)
+    waiting = queue_pairs(splicer, ends)
+    monkeypatch.setattr(module, "QUEUE", len(splicer._queue))
+    one = ends()
+    with pytest.raises(OSError, match="does not read") as refused:
+        splicer.pair(None, *one.given)
+    assert refused.value.errno == errno.ENOBUFS
+    assert len(splicer) == len(waiting) + 1
+    assert one.app.recv(1) == b"", "it is closed"
+
+
 def test_when_the_process_dies_its_pairs_are_lost_and_others_go_on(loop: Loop, splicer: Owned, ends: MakeEnds) -> None:
     lost = ends()
     number = splicer.pair("lost", *lost.given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import select
 import socket
@@ -144,6 +145,24 @@ def test_changes_that_are_about_others_change_nothing(fake: FakeSwitch, room: Ro
     fake.run(lambda: looks)
     assert len(looks) == 1, "changes are gathered"
     assert len(room.waiting) == 1
+
+
+def test_who_waits_is_looked_at_some_at_a_time(fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 2)
+    app = fake.app(1, "10.0.0.1")
+    for _ in range(5):
+        room.connect(app)
+    turns: list[int] = []
+    go_on = room.waiting._go_on
+    monkeypatch.setattr(room.waiting, "_go_on", lambda: (go_on(), turns.append(len(room.waiting)))[0])
+    room.come()
+    fake.run(lambda: len(turns) == 1)
+    assert len(room.waiting) >= 3, "not all of them in one go"
+    room.waiting._on_change()
+    room.waiting._on_change()
+    fake.run(lambda: len(fake.holding.settled) == 5 and room.waiting._round is None)
+    assert turns[-1] == 0
+    assert all(one - other <= 2 for one, other in itertools.pairwise(turns))
 
 
 def test_whose_app_has_ended_is_reset(fake: FakeSwitch, room: Room) -> None:

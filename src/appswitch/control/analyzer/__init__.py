@@ -20,4 +20,4 @@ class Analyzer:
         self.liveness = Liveness()
         self.meter = Meter(link)
         link.on_flow = self.flows.take
-        link.on_event = self.liveness.take
+        link.on_event.append(self.liveness.take)

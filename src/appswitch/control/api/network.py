@@ -13,6 +13,7 @@ from appswitch.control.api.deps import RESPONSES, TheCaller, TheParts
 from appswitch.control.api.views import AppId, Proto, View
 from appswitch.control.pools import addresses_of
 from appswitch.control.resources.catalog import addresses
+from appswitch.control.roster import Either
 from appswitch.model import AppSpec, Expose, ServerRow
 from appswitch.resources import Resource, VService
 
@@ -95,7 +96,7 @@ def _name(fqdn: str, apps: list[AppSpec], configured: Resource | None) -> Name:
 @router.get("/pools")
 async def list_pools(parts: TheParts, _: TheCaller) -> Pools:
     """Where addresses are drawn from, and how many are left."""
-    taken = addresses_of(ip for app in parts.registry.apps() for ip in app.ips) | parts.resources.catalog.taken()
+    taken = Either(parts.registry.roster.taken, *parts.resources.catalog.pooled())
     source: Literal["given", "chosen"] = "given" if parts.settings.pools_given else "chosen"
     return Pools(
         pools=[

@@ -25,6 +25,7 @@ from appswitch.control.link import Event, SwitchLink
 from appswitch.control.resources.catalog import Catalog
 from appswitch.control.resources.names import Names, ports_of
 from appswitch.control.settings import Settings
+from appswitch.model import AppSpec
 from appswitch.resources import Resource
 from appswitch.wire import AppChanged, AppGone, NameServer, ServerDown, ServerUp
 
@@ -52,6 +53,7 @@ class Dns:
         self._resolver = Resolver(zone, cache, self._forwarder, link.permit, time.monotonic)
         self._desks: dict[int, Desk] = {}
         self._ports: dict[tuple[int, str], Port] = {}
+        self._keys: dict[int, set[tuple[int, str]]] = {}  # of `_ports`, by app
         self._waiting: dict[tuple[int, str], asyncio.TimerHandle] = {}  # `_ports` of apps that are not known yet
 
     async def run(self) -> None:
@@ -86,7 +88,7 @@ class Dns:
             for app_id in {app_id for app_id, _ in self._ports.keys() - self._waiting.keys()} - self._link.apps.keys():
                 self._end(app_id)
             for app_id in {app_id for app_id, _ in self._waiting} & self._link.apps.keys():
-                self._known(app_id)
+                self._known(self._link.apps[app_id].app)
             for row in self._link.servers.values():
                 self._names.learn(row.service_port, row.proto)
             async for event in watch:
@@ -96,7 +98,7 @@ class Dns:
         match event:
             case AppChanged(row):
                 self._apps.put(row)
-                self._known(row.app.id)
+                self._known(row.app)
                 self._resolver.changed()
             case AppGone(app_id):
                 self._apps.drop(app_id)
@@ -115,25 +117,28 @@ class Dns:
         key = (message.app_id, message.address)
         port = Port(udp, tcp)
         self._drop(key)
+        self._keys.setdefault(message.app_id, set()).add(key)
         if message.app_id in self._link.apps:
             self._ports[key] = port
-            port.start(self._desk(message.app_id))
+            port.start(self._desk(self._link.apps[message.app_id].app))
         elif len(self._waiting) < MAX_WAITING:
             self._ports[key] = port
             self._waiting[key] = asyncio.get_running_loop().call_later(PATIENCE, self._drop, key)
         else:
             _log.warning("too many sockets of unknown apps", appid=f"{message.app_id:08x}")
+            self._drop(key)
             port.close()
 
-    def _known(self, app_id: int) -> None:
-        for key in [key for key in self._waiting if key[0] == app_id]:
+    def _known(self, app: AppSpec) -> None:
+        """What is told of it may be old: the link may have forgotten it already, and tell us in a moment."""
+        for key in [key for key in self._waiting if key[0] == app.id]:
             self._waiting.pop(key).cancel()
-            self._ports[key].start(self._desk(app_id))
+            self._ports[key].start(self._desk(app))
 
-    def _desk(self, app_id: int) -> Desk:
-        desk = self._desks.get(app_id)
+    def _desk(self, app: AppSpec) -> Desk:
+        desk = self._desks.get(app.id)
         if desk is None:
-            desk = self._desks[app_id] = Desk(asker(self._link.apps[app_id].app), self._resolver)
+            desk = self._desks[app.id] = Desk(asker(app), self._resolver)
         return desk
 
     def _drop(self, key: tuple[int, str]) -> None:
@@ -141,16 +146,20 @@ class Dns:
             timer.cancel()
         if port := self._ports.pop(key, None):
             port.close()
+        mine = self._keys.get(key[0], set())
+        mine.discard(key)
+        if not mine:
+            self._keys.pop(key[0], None)
 
     def _end(self, app_id: int) -> None:
         if desk := self._desks.pop(app_id, None):
             desk.close()
-        for key in [key for key in self._ports if key[0] == app_id]:
+        for key in self._keys.pop(app_id, ()):
             self._drop(key)
 
     async def _close(self) -> None:
         self._intake.close()
-        for app_id in {app_id for app_id, _ in self._ports}:
+        for app_id in list(self._keys):
             self._end(app_id)
         await self._forwarder.close()
         await self._names.close()

@@ -200,7 +200,11 @@ class Catalog:
 
     def taken(self) -> set[IPAddress]:
         """The addresses of pools that are not to be drawn."""
-        return set().union(*(view.tables().pooled for view in self._views()))
+        return set().union(*self.pooled())
+
+    def pooled(self) -> list[set[IPAddress]]:
+        """The same as one or two sets, which are not copied."""
+        return [view.tables().pooled for view in self._views()]
 
     def tables(self) -> _Tables:
         """What a catalog takes over from its draft."""

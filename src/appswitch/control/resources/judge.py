@@ -6,7 +6,7 @@ Everything here raises ProblemError, with the fields at fault where fields are.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from appswitch.control.access import Caller, same_hands
 from appswitch.control.claims import Claims, is_hosts
@@ -14,7 +14,7 @@ from appswitch.control.problems import ProblemError
 from appswitch.control.resources import faults, loops
 from appswitch.control.resources.catalog import Catalog, addresses, alone, leads_to, listener_host
 from appswitch.control.resources.documents import invalid
-from appswitch.model import AppSpec
+from appswitch.control.roster import Roster
 from appswitch.networks import Network, overlap
 from appswitch.resources import BackendSpec, Policy, Proxy, Reference, Resource, VService, kind_of
 
@@ -28,10 +28,10 @@ Where = list[str | int]
 class Judge:
     """Looks at one resource beside the others of ``catalog``, which does not hold it yet, and beside the apps."""
 
-    def __init__(self, catalog: Catalog, claims: Claims, apps: Sequence[AppSpec], caller: Caller) -> None:
+    def __init__(self, catalog: Catalog, claims: Claims, roster: Roster, caller: Caller) -> None:
         self._catalog = catalog
         self._claims = claims
-        self._apps = apps
+        self._roster = roster
         self._caller = caller
 
     def may_change(self, resource: Resource, *, own: bool) -> None:
@@ -128,7 +128,7 @@ class Judge:
         if not new:
             return
         leading = {one.resource.uid for one in self._catalog.entries() if leads_to(one.resource) == proxy.name}
-        leading |= {app.uid for app in self._apps if app.proxy == proxy.name}
+        leading |= self._roster.owners_led_by(proxy.name)
         if not all(same_hands(uid, proxy.uid) for uid in leading):
             detail = f"something of another user's waits for a proxy called {proxy.name}, and would lead to this one"
             raise ProblemError("name-in-use", detail, [_at(["metadata", "name"], detail)])
@@ -167,7 +167,7 @@ class Judge:
             self._check_network(network, ["spec", "listener"], drawn=True)
 
     def _check_owner_of_name(self, name: str) -> None:
-        owners = self._catalog.owners_of_name(name) | {app.uid for app in self._apps if app.name == name}
+        owners = self._catalog.owners_of_name(name) | self._roster.owners_of_name(name)
         if owners - {self._caller.uid}:
             raise ProblemError("name-in-use", f"{name} is the name of something of another user's")
 
@@ -191,7 +191,7 @@ class Judge:
 
     def _addresses(self) -> Iterator[tuple[str, int]]:
         """All virtual ones, with whose they are."""
-        yield from ((ip, app.uid) for app in self._apps for ip in app.ips)
+        yield from ((ip, app.uid) for app in self._roster for ip in app.ips)
         yield from ((ip, one.resource.uid) for one in self._catalog.entries() for ip in addresses(one.resource))
 
     def _is_others(self, owned: tuple[str, int], network: Network) -> bool:
@@ -203,10 +203,10 @@ class Judge:
         owners: set[int] = set()
         if backend.name:
             owners = self._catalog.owners_of_name(backend.name)
-            owners |= {app.uid for app in self._apps if app.name == backend.name}
+            owners |= self._roster.owners_of_name(backend.name)
         elif backend.ip:
             owners = self._catalog.owners_of_address(backend.ip)
-            owners |= {app.uid for app in self._apps if backend.ip in app.ips}
+            owners |= self._roster.owners_of_address(backend.ip)
         if owners - {self._caller.uid}:
             what = backend.name or backend.ip
             raise ProblemError("forbidden", f"{what} is another user's", [_at(where, f"{what} is another user's")])

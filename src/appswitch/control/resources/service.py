@@ -124,13 +124,12 @@ class Resources:
     async def _judge_all(self, draft: Catalog, changes: Sequence[Change], caller: Caller) -> list[Outcome]:
         outcomes: list[Outcome] = []
         seen: set[Key] = set()
-        judge = Judge(draft, self._registry.claims, self._registry.apps(), caller)
+        judge = Judge(draft, self._registry.claims, self._registry.roster, caller)
         begun = time.monotonic()
         for change in changes:
             if time.monotonic() - begun > TURN:
                 await asyncio.sleep(0)
                 begun = time.monotonic()
-                judge = Judge(draft, self._registry.claims, self._registry.apps(), caller)
             outcomes.append(self._judge_one(draft, judge, change, caller, seen))
         return outcomes
 
@@ -186,7 +185,7 @@ class Resources:
             ips: Sequence[str] = document.spec.ips
             if drawn:
                 kept = old.resource.ips if old and old.drawn and isinstance(old.resource, VService) else ()
-                ips = kept or self._registry.claims.draw(self._registry.apps())
+                ips = kept or self._registry.claims.draw()
             resource = document.spec.made(name, ips, uid)
         elif isinstance(document, PolicyDocument):
             resource = document.spec.made(name, uid, order)

@@ -286,6 +286,26 @@ async def test_sockets_that_come_before_their_app(
         assert descriptors() == before
 
 
+async def test_an_app_that_has_ended_before_its_news_are_read(
+    switch: FakeSwitch, link: SwitchLink, settings: Settings
+) -> None:
+    """Control is busy, the app is short: the link has forgotten it when the DNS server hears of it first."""
+    async with serving(link, settings) as one:
+        with made() as (udp, tcp):
+            send(settings.run_dir.dns, encoded(), (udp, tcp))
+        await until(lambda: one._waiting)
+        link._apply(wire.AppChanged(app(1, "web", ("10.0.0.1",))))  # and nobody else has a turn in between
+        link._apply(wire.AppGone(1))
+        await until(lambda: not one._waiting)
+        await until(lambda: not one._ports and not one._keys and not one._desks)
+        start(switch, app(2, "other", ("10.0.0.2",)))
+        await until(lambda: 2 in link.apps)
+        with made() as (udp, tcp):
+            at = udp.getsockname()
+            send(settings.run_dir.dns, encoded(2), (udp, tcp))
+        assert texts_of((await exchange(at, ask("other"))).answer) == ["A 10.0.0.2"], "it goes on"
+
+
 async def test_who_falls_behind_starts_anew(switch: FakeSwitch, link: SwitchLink, settings: Settings) -> None:
     async with serving(link, settings) as one:
         start(switch, app(1, "web", ("10.0.0.1",)))
