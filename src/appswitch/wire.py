@@ -7,6 +7,8 @@ again, if the switch was restarted) and gets a `Welcome` first: the complete sta
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from appswitch.model import (
@@ -195,6 +197,8 @@ ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Explain | Qu
 Reply = Done | Rows | Killed | Explained
 ToControl = Reply | Welcome | AppChanged | AppGone | ServerUp | ServerDown | FlowSeen
 
+T = TypeVar("T")
+
 _encoder = msgspec.msgpack.Encoder()
 _to_switch: msgspec.msgpack.Decoder[ToSwitch] = msgspec.msgpack.Decoder(ToSwitch)
 _to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
@@ -229,9 +233,16 @@ class Unframer:
 
 def decode_to_switch(body: bytes) -> ToSwitch:
     """Raises msgspec.MsgspecError on anything that is not such a message."""
-    return _to_switch.decode(body)
+    return _decoded(_to_switch, body)
 
 
 def decode_to_control(body: bytes) -> ToControl:
     """Raises msgspec.MsgspecError on anything that is not such a message."""
-    return _to_control.decode(body)
+    return _decoded(_to_control, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError:  # lists in lists in lists, where a field is skipped
+        raise msgspec.DecodeError("nested too deeply") from None

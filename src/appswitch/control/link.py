@@ -154,6 +154,8 @@ class SwitchLink:
     async def kill_forbidden(self) -> tuple[ConnectionRow, ...]:
         """Close the established connections that policies now forbid. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Kill(seq=seq), KILL_TIMEOUT)
+        if isinstance(answer, wire.Done):
+            raise SwitchDownError(f"the switch did not close what is forbidden: {answer.detail or answer.error}")
         assert isinstance(answer, wire.Killed)
         return answer.connections
 

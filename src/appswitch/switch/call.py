@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import select
 from collections.abc import Callable
 
 from appswitch import _kernel
@@ -44,6 +46,7 @@ class PidFds:
     """
 
     LIMIT = 4096
+    SWEPT = 256  # entries a look
 
     def __init__(self, by_tid: dict[int, Fd], on_close: Callable[[int, Fd], None]) -> None:
         self._by_tid = by_tid
@@ -64,6 +67,21 @@ class PidFds:
         pidfd = self._by_tid.pop(tid, None)
         if pidfd is not None:
             self._on_close(tid, pidfd)
+
+    def sweep(self) -> None:
+        """Close those of threads that have ended: some at a time, those that were looked at longest ago.
+
+        A pidfd is readable when its process, or with PIDFD_THREAD its thread, has ended: pidfd_open(2).
+        """
+        some = dict(itertools.islice(self._by_tid.items(), self.SWEPT))
+        poll = select.poll()
+        for pidfd in some.values():
+            poll.register(pidfd.fileno(), select.POLLIN)
+        ended = {number for number, _ in poll.poll(0)}
+        for tid, pidfd in some.items():
+            del self._by_tid[tid]
+            if pidfd.fileno() not in ended:
+                self._by_tid[tid] = pidfd
 
     def _open(self, tid: int) -> Fd:
         try:

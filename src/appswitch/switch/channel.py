@@ -54,7 +54,7 @@ class Channel:
             connection.close()
             return
         connection.setblocking(False)
-        peer = _Peer(self._switch, connection, self._answer, self._peers.discard)
+        peer = _Peer(self._switch, connection, self._reply, self._peers.discard)
         self._peers.add(peer)
         peer.send(self._welcome())
         if self._switch.nameservers is not None:
@@ -66,6 +66,13 @@ class Channel:
 
     def _welcome(self) -> wire.Welcome:
         return wire.Welcome(version=wire.VERSION, pid=os.getpid(), apps=self._apps(), servers=self._servers())
+
+    def _reply(self, message: wire.ToSwitch, peer: _Peer) -> wire.ToControl | None:
+        """The answer, whatever happens: who asks must not have to wait for one that never comes."""
+        try:
+            return self._answer(message, peer)
+        except Exception as problem:
+            return self._failed(message.seq, type(message).__name__, problem)
 
     def _answer(self, message: wire.ToSwitch, peer: _Peer) -> wire.ToControl | None:
         match message:
@@ -98,10 +105,19 @@ class Channel:
             case wire.Explain():
                 return explain(self._switch, message)
             case wire.Kill(seq=seq):
-                kill_forbidden(self._switch, lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)))
+                kill_forbidden(
+                    self._switch,
+                    lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)),
+                    lambda problem: peer.send(self._failed(seq, "Kill", problem)),
+                )
                 return None  # answered when it is done
             case wire.Query(seq=seq, what=what):
                 return self._rows(seq, what)
+
+    def _failed(self, seq: int, what: str, problem: Exception) -> wire.Done:
+        """A mistake of ours in the middle of what control asked for: it is answered all the same."""
+        self._switch.loop.on_fault(problem)
+        return wire.Done(seq=seq, error="internal", detail=f"{what} failed: {problem!r}; the daemon's log says more")
 
     def _rows(self, seq: int, what: str) -> wire.ToControl:
         switch = self._switch

@@ -250,6 +250,7 @@ class Switch:
         else:
             self._sweep_listeners()
         self.datagrams.sweep_some()
+        self.pidfds.sweep()
         self.census.regularly()
 
     def _sweep_listeners(self) -> None:

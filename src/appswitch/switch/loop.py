@@ -145,10 +145,10 @@ class Loop:
                     heappop(timers)
                 if timers:
                     left = timers[0][0] - monotonic()
-                    if left <= 0:
-                        self._fire()
-                        continue
-                    patience = int(left * 1000) + 1
+                    # After it a look at events all the same: a timer may lead to another one that is due.
+                    if left <= 0 and not self._fire():
+                        break
+                    patience = int(left * 1000) + 1 if left > 0 else 0
                 event = wait(epoll, patience, numbers, born, journal, pidfds, steady)
                 if event is None:
                     continue
@@ -169,12 +169,14 @@ class Loop:
         if error:
             raise OSError(error, os.strerror(error))
 
-    def _fire(self) -> None:
+    def _fire(self) -> bool:
+        """What is due now. Whether to go on."""
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             function = heapq.heappop(self._timers)[2].function
             if function is not None:
                 function()
+        return self._running
 
 
 def _raise(problem: Exception) -> None:

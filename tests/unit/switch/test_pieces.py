@@ -1,0 +1,172 @@
+"""Long work between other work, and pidfds of threads that have ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+
+import pytest
+from harness import wait_until
+from tests.unit.switch.fake import FakeSwitch
+
+from appswitch.switch.call import PidFds, Vanished
+from appswitch.switch.pieces import every, in_pieces
+
+# --- pieces
+
+
+def test_the_result_comes_when_all_pieces_are_done(fake: FakeSwitch) -> None:
+    found: list[object] = []
+
+    def work() -> Generator[None, None, str]:
+        for _ in range(3):
+            found.append("piece")
+            yield
+        return "done"
+
+    in_pieces(fake.loop, work(), found.append, found.append)
+    assert found == ["piece"]
+    fake.run(lambda: len(found) == 4)
+    assert found == ["piece"] * 3 + ["done"]
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_what_is_raised_is_told_instead(fake: FakeSwitch, at: int) -> None:
+    found: list[object] = []
+
+    def work() -> Generator[None, None, str]:
+        for number in range(3):
+            if number == at:
+                raise RuntimeError("no")
+            yield
+        return "done"
+
+    in_pieces(fake.loop, work(), found.append, lambda problem: found.append(repr(problem)))
+    fake.run(lambda: found)
+    assert found == ["RuntimeError('no')"]
+
+
+def test_events_have_their_turn_between_pieces(fake: FakeSwitch) -> None:
+    """A piece takes much longer than the pause between two: a descriptor that is ready is looked at all the same."""
+    ours, theirs = os.pipe()
+    turns: list[str] = []
+
+    def work() -> Generator[None, None, None]:
+        for _ in range(4):
+            turns.append("piece")
+            os.write(theirs, b"x")
+            yield
+
+    def heard(_events: int) -> None:
+        os.read(ours, 1)
+        turns.append("event")
+
+    fake.loop.watch(ours, select.EPOLLIN, heard)
+    in_pieces(fake.loop, work(), lambda _: turns.append("done"), lambda problem: pytest.fail(repr(problem)))
+    fake.run(lambda: "done" in turns)
+    os.close(ours)
+    os.close(theirs)
+    assert turns == ["piece", "event"] * 4 + ["done"]
+
+
+def test_timers_that_are_always_due_do_not_keep_events_away(fake: FakeSwitch) -> None:
+    ours, theirs = os.pipe()
+    seen: list[int] = []
+    rounds = 0
+
+    def again() -> None:
+        nonlocal rounds
+        rounds += 1
+        if not seen and rounds < 10_000:
+            fake.loop.after(0, again)
+        else:
+            fake.loop.stop()
+
+    def heard(events: int) -> None:
+        seen.append(events)
+        os.read(ours, 1)
+
+    fake.loop.watch(ours, select.EPOLLIN, heard)
+    os.write(theirs, b"x")
+    fake.loop.after(0, again)
+    fake.loop.run()
+    os.close(ours)
+    os.close(theirs)
+    assert seen == [select.EPOLLIN]
+
+
+def test_every() -> None:
+    assert list(every(2, iter(range(5)))) == [[0, 1], [2, 3], [4]]
+    assert list(every(2, [])) == []
+
+
+# --- pidfds
+
+
+@pytest.fixture
+def threads() -> Iterator[tuple[threading.Event, list[int]]]:
+    """Three threads that live until the event is set."""
+    over, tids = threading.Event(), []
+    there = threading.Barrier(4)
+
+    def live() -> None:
+        tids.append(threading.get_native_id())
+        there.wait()
+        over.wait()
+
+    made = [threading.Thread(target=live) for _ in range(3)]
+    for one in made:
+        one.start()
+    there.wait()
+    yield over, tids
+    over.set()
+    for one in made:
+        one.join()
+
+
+def test_pidfds_of_ended_threads_are_closed(threads: tuple[threading.Event, list[int]]) -> None:
+    over, tids = threads
+    known: dict[int, object] = {}
+    left: list[int] = []
+    pidfds = PidFds(known, lambda tid, _fd: left.append(tid))  # type: ignore[arg-type]
+    own = pidfds.get(os.getpid())
+    numbers = {tid: pidfds.get(tid).fileno() for tid in tids}
+    pidfds.sweep()
+    assert set(known) == {os.getpid(), *tids}, "they live"
+    over.set()
+
+    def swept() -> bool:
+        pidfds.sweep()
+        return set(known) == {os.getpid()}
+
+    wait_until(swept, lambda: f"only this thread's left of {known}")
+    assert pidfds.get(os.getpid()) is own
+    assert not left, "who waits in a call is looked after by others: the number may be a new thread's by now"
+    for number in numbers.values():
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(number)
+
+
+def test_a_sweep_looks_at_some_and_comes_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PidFds, "SWEPT", 2)
+    known: dict[int, object] = {}
+    pidfds = PidFds(known, lambda _tid, _fd: None)  # type: ignore[arg-type]
+    children = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(3)]
+    try:
+        for child in children:
+            pidfds.get(child.pid)
+        last = children[2]
+        last.communicate(b"\n")
+        pidfds.sweep()
+        assert last.pid in known, "only the first two were looked at"
+        pidfds.sweep()
+        assert set(known) == {children[0].pid, children[1].pid}
+        with pytest.raises(Vanished):
+            pidfds.get(last.pid)
+    finally:
+        for child in children:
+            child.communicate(b"\n" if child.returncode is None else None)
