@@ -15,6 +15,7 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import ip_bytes, parse_ports
+from appswitch.logline import SUMMARY
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
@@ -41,7 +42,8 @@ def main() -> int:
     arch = platform.machine()
     numbers = (number_of("socket", arch), number_of("sendto", arch), number_of("sendmsg", arch))
     loop = Loop(numbers, journal.map)
-    log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
+    log = Log(os.environ.get("AX_LOG_FORMAT") == "json", os.environ.get("AX_LOG_LEVEL", "info").lower())
+    loop.every(SUMMARY, log.tell_suppressed)
     keep = Keep(loop)
     _raise_descriptor_limit()
     _work_in(places.sockets)
