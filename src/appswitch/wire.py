@@ -16,6 +16,7 @@ from appswitch.model import (
     AppSpec,
     BackendRow,
     ConnectionRow,
+    Difference,
     FlowRow,
     Protocol,
     ProxyRow,
@@ -84,8 +85,14 @@ class Kill(msgspec.Struct, frozen=True, tag=True):
     seq: int
 
 
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Compare the switch's tables with the kernel's, between other work. Answered when done: `Checked`."""
+
+    seq: int
+
+
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """Ask for rows of one of: apps, servers, sockets, connections, backends, proxies, stats."""
+    """Ask for rows of one of: apps, servers, sockets, connections, backends, proxies, stats, log."""
 
     seq: int
     what: str
@@ -122,6 +129,15 @@ class Rows(msgspec.Struct, frozen=True, tag=True):
     backends: tuple[BackendRow, ...] = ()
     proxies: tuple[ProxyRow, ...] = ()
     stats: dict[str, float] = {}
+    log: tuple[str, ...] = ()  # the last lines
+
+
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Check`: what differs, also when it was looked at again; and how much was looked at, by kind."""
+
+    seq: int
+    differences: tuple[Difference, ...] = ()
+    looked: dict[str, int] = {}
 
 
 class Killed(msgspec.Struct, frozen=True, tag=True):
@@ -193,8 +209,8 @@ class NameServer(msgspec.Struct, frozen=True):
     address: str
 
 
-ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Explain | Query
-Reply = Done | Rows | Killed | Explained
+ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Check | Explain | Query
+Reply = Done | Rows | Killed | Checked | Explained
 ToControl = Reply | Welcome | AppChanged | AppGone | ServerUp | ServerDown | FlowSeen
 
 T = TypeVar("T")

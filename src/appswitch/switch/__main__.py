@@ -15,7 +15,6 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import ip_bytes, parse_ports
-from appswitch.logline import SUMMARY
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
@@ -26,6 +25,7 @@ from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
+from appswitch.switch.owned import inherited
 from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
 from appswitch.switch.report import Log, Reports
 from appswitch.switch.syscalls import number_of
@@ -35,6 +35,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT."""
     places = run_dir()
     kept = recovered()
+    inheritance = inherited(kept)
     journal = Journal(kept.journal or fresh_memory())
     pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
@@ -43,7 +44,6 @@ def main() -> int:
     numbers = (number_of("socket", arch), number_of("sendto", arch), number_of("sendmsg", arch))
     loop = Loop(numbers, journal.map)
     log = Log(os.environ.get("AX_LOG_FORMAT") == "json", os.environ.get("AX_LOG_LEVEL", "info").lower())
-    loop.every(SUMMARY, log.tell_suppressed)
     keep = Keep(loop)
     _raise_descriptor_limit()
     _work_in(places.sockets)
@@ -68,6 +68,8 @@ def main() -> int:
     Channel(switch, attach, channel_socket, os.geteuid())
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
+    switch.held.append(signals)
+    switch.inherited = inheritance
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
     # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
     gc.collect()

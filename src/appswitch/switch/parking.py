@@ -43,7 +43,7 @@ class Parking:
 
     def __init__(self, loop: Loop, journal: Journal) -> None:
         self._loop = loop
-        self._journal = journal
+        self.journal = journal
         self.by_tid: dict[int, Parked] = {}
         self.on_fault: Callable[[Call, Exception], Outcome] = _raise
         loop.every(SWEEP, self._sweep)
@@ -67,7 +67,7 @@ class Parking:
         self.leave(call.tid)
         parked = Parked(call, fd, attempt)
         self.by_tid[call.tid] = parked
-        parked.slot = self._journal.enter(call.notification)
+        parked.slot = self.journal.enter(call.notification)
         if events:
             parked.watched = True
             self._loop.watch(fd, events | select.EPOLLHUP | select.EPOLLERR, lambda _events: self.retry(parked))
@@ -124,7 +124,7 @@ class Parking:
         """Forget it without an answer. Its duplicate is closed."""
         if self.by_tid.get(parked.call.tid) is parked:
             del self.by_tid[parked.call.tid]
-            self._journal.leave(parked.slot)
+            self.journal.leave(parked.slot)
             if parked.queue is not None:
                 parked.queue.pop(parked, None)
             if parked.watched:

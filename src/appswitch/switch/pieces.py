@@ -14,23 +14,25 @@ PAUSE = 0.001  # seconds between two pieces: whatever happens meanwhile has its 
 
 
 def in_pieces(
-    loop: Loop, work: Generator[None, None, T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    loop: Loop, work: Generator[float | None, None, T], done: Callable[[T], None], failed: Callable[[Exception], None]
 ) -> None:
     """Go from one ``yield`` of ``work`` to the next, with pauses; then tell what it has returned, or raised.
+
+    A number that is yielded is a longer pause, in seconds.
 
     One of ``done`` and ``failed`` is called, once; what those raise is the loop's to report.
     """
 
     def piece() -> None:
         try:
-            next(work)
+            pause = next(work)
         except StopIteration as end:
             result: T = end.value
         except Exception as problem:
             failed(problem)
             return
         else:
-            loop.after(PAUSE, piece)
+            loop.after(PAUSE if pause is None else pause, piece)
             return
         done(result)
 
