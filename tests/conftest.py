@@ -22,6 +22,18 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 from harness import Addresses, Daemon, Rootless, leaks, marks  # noqa: E402 - found through the line above
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# Machines are busy: how long an example takes says nothing. `make fuzz` tries as many as it is told.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")),
+    print_blob=True,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 @pytest.hookimpl(optionalhook=True)

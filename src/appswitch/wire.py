@@ -7,7 +7,7 @@ again, if the switch was restarted) and gets a `Welcome` first: the complete sta
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -29,13 +29,17 @@ VERSION = 3
 MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1 << 32)]
+"""No more than a time to live in DNS can be (RFC 2181 section 8), and so no infinity."""
+
+
 class Register(msgspec.Struct, frozen=True, tag=True):
     """Make an app known. Its launcher must attach with ``token`` (32 bytes, used once) within ``expires`` seconds."""
 
     seq: int
     app: AppSpec
     token: bytes
-    expires: float = 30.0
+    expires: Seconds = 30.0
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -52,7 +56,7 @@ class Permit(msgspec.Struct, frozen=True, tag=True):
     app_id: int
     name: str  # as in the rule
     ips: tuple[str, ...]
-    seconds: float
+    seconds: Seconds
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -65,7 +65,7 @@ def _more(daemon: Daemon, before: dict[str, int]) -> list[tuple[str, int]]:
 def _sizes(daemon: Daemon) -> dict[str, int]:
     sizes = daemon.sizes()
     with contextlib.suppress(OSError):
-        sizes["names of sockets"] = len(os.listdir(daemon.run_dir / "s"))  # noqa: PTH208 - to be counted
+        sizes["names of sockets"] = len({path.name for path in (daemon.run_dir / "s").iterdir()} - {"lobby"})
     return sizes
 
 

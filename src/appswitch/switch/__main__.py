@@ -25,7 +25,6 @@ from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
-from appswitch.switch.owned import inherited
 from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
 from appswitch.switch.report import Log, Reports
 from appswitch.switch.syscalls import number_of
@@ -35,7 +34,6 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT."""
     places = run_dir()
     kept = recovered()
-    inheritance = inherited(kept)
     journal = Journal(kept.journal or fresh_memory())
     pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
@@ -68,8 +66,7 @@ def main() -> int:
     Channel(switch, attach, channel_socket, os.geteuid())
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
-    switch.held.append(signals)
-    switch.inherited = inheritance
+    switch.held, switch.inherited = [signals], kept.inherited
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
     # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
     gc.collect()

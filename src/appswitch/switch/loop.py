@@ -20,6 +20,7 @@ _ADD, _DEL, _MOD = 1, 2, 3  # EPOLL_CTL_*
 _TAGS = 4 * _kernel.NOTIFIER  # data of files that are watched without a descriptor of ours
 SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
 PAUSE = 0.1  # seconds
+LONGEST = 1e6  # seconds to a timer: epoll_wait(2) counts milliseconds in an int. It comes early then
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
 
 
@@ -109,7 +110,8 @@ class Loop:
             self._timers[:] = [one for one in self._timers if one[2].function is not None]
             heapq.heapify(self._timers)
             self._crowded = 2 * len(self._timers) + CROWDED
-        timer = Timer(time.monotonic() + seconds, function)
+        # What is no number, too: it would stand in the way of all others.
+        timer = Timer(time.monotonic() + (seconds if seconds < LONGEST else LONGEST), function)
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 

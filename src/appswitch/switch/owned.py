@@ -41,17 +41,6 @@ def reachable(roots: Iterable[object]) -> Generator[None, None, set[int]]:
     return numbers
 
 
-def inherited(kept: object) -> dict[int, str]:
-    """What this process was started with beside what is ``kept`` (and so is somebody's): whoever started it left it."""
-    work = reachable([kept])
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            numbers: set[int] = end.value
-            return unowned(numbers)
-
-
 def unowned(numbers: set[int]) -> dict[int, str]:
     """Open descriptors that are not among ``numbers``, with the kernel's names for them. proc_pid_fd(5)."""
     found: dict[int, str] = {}
