@@ -46,6 +46,7 @@ sanitize: setup ## The C under AddressSanitizer and UBSan: its tests, and some o
 FUZZ_SECONDS ?= 300
 
 fuzz: setup ## Input that nobody meant, for FUZZ_SECONDS (300); prints what was tried and found
+	@$(VENV)/python scripts/requirements.py fuzz | $(VENV)/python -m pip -qq install -r /dev/stdin || true # it says what it does without
 	@$(VENV)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: setup-light ## Everything that judges the source without running it

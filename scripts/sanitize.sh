@@ -20,6 +20,8 @@ for name in launch:launcher splice:splicer; do
     "$compiler" "${flags[@]}" "native/${name#*:}.c" -o "$place/appswitch/_bin/ax-${name%:*}"
 done
 
+.venv/bin/python -m compileall -q "$place/appswitch"
+
 # The module is loaded by a Python that is not instrumented, so the runtime has to be there before it: each Python of ours becomes
 # one with LD_PRELOAD, and takes it out of what programs inherit, since whatever is wrong with those is not ours to find.
 cat >"$place/sitecustomize.py" <<END
@@ -41,7 +43,7 @@ export AX_SANITIZED=1
 
 status=0
 .venv/bin/python -c 'import appswitch._kernel as one; assert "sanitize" in one.__file__, one.__file__'
-.venv/bin/python -m pytest -q -n 2 --dist loadgroup "$@" || status=$?
+.venv/bin/python -m pytest -q -n 2 --dist loadgroup --timeout 240 "$@" || status=$?
 shopt -s nullglob
 for report in "$reports"/*; do
     if grep -qE 'ERROR: |runtime error' "$report"; then # others are warnings, such as of a stack that clone(2) was given
