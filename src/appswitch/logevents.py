@@ -24,7 +24,9 @@ SWITCH = {
     # what became of apps' calls
     "denied": Event("info", "`ax policy test` tells why; `ax flows` shows every decision"),
     "would be denied": Event("info", "a dry run: without it the policy would deny this"),
-    "attach refused": Event("warning", "run the program again; if it stays so, look for an old `ax` on that user's PATH (`ax version`)"),
+    "attach refused": Event(
+        "warning", "run the program again; if it stays so, look for an old `ax` on that user's PATH (`ax version`)"
+    ),
     "fault": Event("error", "a limit of the host, if the error is EMFILE, ENFILE or ENOMEM; else " + _REPORT),
     # the way in and out
     "exposed": Event("info"),

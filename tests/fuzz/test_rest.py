@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 DEADLINE = 20.0  # seconds
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))  # of each operation
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2"))  # of each operation
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

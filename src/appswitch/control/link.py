@@ -191,7 +191,8 @@ class SwitchLink:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise SwitchDownError(f"the switch did not answer within {seconds:g} s") from None
+            late = f"the switch did not answer within {seconds:g} s"
+            raise SwitchDownError(f"{late}: try again, and look at the daemon's log if it stays so") from None
 
     async def _ask(self, seq: int, request: wire.ToSwitch) -> wire.Reply:
         """Raises ConnectionResetError when the connection goes before the answer comes."""
