@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light native demo test lint format bench bench-all soak clean
+.PHONY: help setup setup-light native demo test sanitize fuzz lint format bench bench-all soak clean
 
 VENV := .venv/bin
 CC ?= cc
@@ -35,6 +35,19 @@ demo: setup ## An unmodified client, three memcached servers, one virtual addres
 
 test: setup ## Every test (as root: all of them)
 	@$(VENV)/python -m pytest -n 2 --dist loadgroup
+
+# Hostile arguments, descriptors that come and go, epolls of others: where C of ours could read what it must not.
+SANITIZED := tests/unit/kernel tests/unit/test_launcher.py tests/unit/test_splicer.py tests/fuzz/test_native.py tests/conformance/test_probes.py
+SLICE := not test_same_as_bare or (ip4 and unix and (lies or accept or udp_sharing or polling))
+
+sanitize: setup ## The C under AddressSanitizer and UBSan: its tests, and some of the probes
+	@scripts/sanitize.sh $(SANITIZED) -k "$(SLICE)"
+
+FUZZ_SECONDS ?= 300
+
+fuzz: setup ## Input that nobody meant, for FUZZ_SECONDS (300); prints what was tried and found
+	@$(VENV)/python scripts/requirements.py fuzz | $(VENV)/python -m pip -qq install -r /dev/stdin || true # it says what it does without
+	@$(VENV)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: setup-light ## Everything that judges the source without running it
 	@$(VENV)/ruff check

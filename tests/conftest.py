@@ -21,7 +21,19 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-from harness import Addresses, Daemon, Rootless, marks  # noqa: E402 - found through the line above
+from harness import Addresses, Daemon, Rootless, leaks, marks  # noqa: E402 - found through the line above
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# Machines are busy: how long an example takes says nothing. `make fuzz` tries as many as it is told.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")),
+    print_blob=True,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -94,8 +106,17 @@ def ip6(addresses: Addresses) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that leaves a process behind fails."""
+def nothing_left() -> Iterator[None]:
+    """A test that leaves a descriptor, a network namespace, or an entry in a daemon's tables behind fails."""
+    before = leaks.Before()
+    yield
+    left = before.left()
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[None]:
+    """A test that leaves a process behind fails. They are waited for first: what they have open goes with them."""
     if "unit" in request.node.path.relative_to(HERE).parts:
         yield
         return

@@ -17,7 +17,6 @@ Should the keeper be killed with SIGKILL, its children stay and go on serving: t
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import resource
@@ -423,7 +422,7 @@ class Keeper:
     def _discard(self, stored: Sequence[int]) -> None:
         for fd in stored:
             # Not left to close(2): epoll watches the open file, and the child has a descriptor of it, too.
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            with contextlib.suppress(OSError):  # it may never have been watched
                 self.epoll.unregister(fd)
             os.close(fd)
 
@@ -434,11 +433,10 @@ class Keeper:
             log("error", f"too many descriptors: {len(refused)} of {child.name} will not survive its restart")
         for fd in fds if fields.get("FDPOLL") != "0" else ():
             if fd not in refused:
-                try:
-                    self.epoll.register(fd, 0)  # EPOLLHUP and EPOLLERR are always reported
-                except OSError as err:
-                    if err.errno != errno.EPERM:  # a file without poll, such as a memfd, cannot hang up
-                        raise
+                # EPOLLHUP and EPOLLERR are always reported. A file without poll, such as a memfd, cannot hang up; what
+                # cannot be watched for another reason (an epoll that watches ours, too many) is kept all the same.
+                with contextlib.suppress(OSError):
+                    self.epoll.register(fd, 0)
         return refused
 
     def _report(self, child: Child, fields: Mapping[str, str]) -> None:

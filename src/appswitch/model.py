@@ -209,3 +209,11 @@ class ProxyRow(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int
     handed_on: int  # to the next
     failed: int  # no answer in time, dead, full
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the daemon believes and the kernel does not, or the reverse: a line of ``ax debug check``."""
+
+    kind: str  # a slug
+    subject: str  # what it is about: an app, an address, a descriptor
+    detail: str

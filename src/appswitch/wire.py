@@ -7,6 +7,8 @@ again, if the switch was restarted) and gets a `Welcome` first: the complete sta
 
 from __future__ import annotations
 
+from typing import Annotated, TypeVar
+
 import msgspec
 
 from appswitch.model import (
@@ -14,6 +16,7 @@ from appswitch.model import (
     AppSpec,
     BackendRow,
     ConnectionRow,
+    Difference,
     FlowRow,
     Protocol,
     ProxyRow,
@@ -26,13 +29,17 @@ VERSION = 3
 MAX_FRAME = 64 << 20  # bytes; a longer one means that the peer is not ours
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1 << 32)]
+"""No more than a time to live in DNS can be (RFC 2181 section 8), and so no infinity."""
+
+
 class Register(msgspec.Struct, frozen=True, tag=True):
     """Make an app known. Its launcher must attach with ``token`` (32 bytes, used once) within ``expires`` seconds."""
 
     seq: int
     app: AppSpec
     token: bytes
-    expires: float = 30.0
+    expires: Seconds = 30.0
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -49,7 +56,7 @@ class Permit(msgspec.Struct, frozen=True, tag=True):
     app_id: int
     name: str  # as in the rule
     ips: tuple[str, ...]
-    seconds: float
+    seconds: Seconds
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -82,8 +89,14 @@ class Kill(msgspec.Struct, frozen=True, tag=True):
     seq: int
 
 
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Compare the switch's tables with the kernel's, between other work. Answered when done: `Checked`."""
+
+    seq: int
+
+
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """Ask for rows of one of: apps, servers, sockets, connections, backends, proxies, stats."""
+    """Ask for rows of one of: apps, servers, sockets, connections, backends, proxies, stats, log."""
 
     seq: int
     what: str
@@ -120,6 +133,15 @@ class Rows(msgspec.Struct, frozen=True, tag=True):
     backends: tuple[BackendRow, ...] = ()
     proxies: tuple[ProxyRow, ...] = ()
     stats: dict[str, float] = {}
+    log: tuple[str, ...] = ()  # the last lines
+
+
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Check`: what differs, also when it was looked at again; and how much was looked at, by kind."""
+
+    seq: int
+    differences: tuple[Difference, ...] = ()
+    looked: dict[str, int] = {}
 
 
 class Killed(msgspec.Struct, frozen=True, tag=True):
@@ -191,9 +213,11 @@ class NameServer(msgspec.Struct, frozen=True):
     address: str
 
 
-ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Explain | Query
-Reply = Done | Rows | Killed | Explained
+ToSwitch = Register | Forget | Permit | Configure | Follow | Kill | Check | Explain | Query
+Reply = Done | Rows | Killed | Checked | Explained
 ToControl = Reply | Welcome | AppChanged | AppGone | ServerUp | ServerDown | FlowSeen
+
+T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _to_switch: msgspec.msgpack.Decoder[ToSwitch] = msgspec.msgpack.Decoder(ToSwitch)
@@ -229,9 +253,16 @@ class Unframer:
 
 def decode_to_switch(body: bytes) -> ToSwitch:
     """Raises msgspec.MsgspecError on anything that is not such a message."""
-    return _to_switch.decode(body)
+    return _decoded(_to_switch, body)
 
 
 def decode_to_control(body: bytes) -> ToControl:
     """Raises msgspec.MsgspecError on anything that is not such a message."""
-    return _to_control.decode(body)
+    return _decoded(_to_control, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError:  # lists in lists in lists, where a field is skipped
+        raise msgspec.DecodeError("nested too deeply") from None

@@ -16,23 +16,30 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from harness import marks
 from harness.app import App
 from harness.rootless import Rootless
 from harness.waiting import DeadlineError, wait_until
 
-READY = 20.0  # seconds a daemon may take to say that it is ready, on a busy machine
+SLOWER = 4 if "AX_SANITIZED" in os.environ else 1  # scripts/sanitize.sh: every access is looked at
+READY = 20.0 * SLOWER  # seconds a daemon may take to say that it is ready, on a busy machine
 GONE = 15.0  # seconds it may take to end
+
+
+SIZES = ("apps", "services", "datagram_sockets", "datagram_peers", "parked", "held", "waiting", "splices")
 
 
 class Daemon:
     """``ax daemon`` in a run directory of its own, from its ready line to a clean end.
 
     On the way out the daemon must have forgotten every app, server and socket, must end with status 0 on SIGTERM,
-    and must leave neither a process nor a file. Use the methods to run things on it.
+    and must leave neither a process nor a file; its tables must be what the kernel says. Use the methods to run things
+    on it.
     """
+
+    live: ClassVar[list[Daemon]] = []
 
     def __init__(self, *options: str, env: Mapping[str, str] | None = None, user: Rootless | None = None) -> None:
         self.options = options
@@ -61,7 +68,22 @@ class Daemon:
         except BaseException as error:
             error.add_note(self.kill())
             raise
+        Daemon.live.append(self)
         return self
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries its tables have that no app may leave behind; empty while it cannot tell."""
+        try:
+            status, told = self.rest("GET", "/v1/status")
+        except OSError:
+            return {}
+        return {name: int(told["stats"].get(name, 0)) for name in SIZES} if status == 200 else {}
+
+    def differences(self) -> list[str]:
+        """What ``ax debug check`` finds: between its tables and the kernel's, descriptors that nothing owns."""
+        status, told = self.rest("GET", "/v1/debug/check")
+        assert status == 200, (status, told)
+        return [f"{one['kind']}: {one['subject']}: {one['detail']}" for one in told["differences"]]
 
     def stop(self) -> None:
         """SIGTERM, and the checks of a clean end."""
@@ -73,6 +95,8 @@ class Daemon:
                 wait_until(lambda what=what: not self.known(what), "", 5.0)
             except DeadlineError:
                 problems.append(f"{what} not forgotten: {self.known(what)}")
+        if self.strict:
+            problems += self.differences()
         self.app.send(signal.SIGTERM)
         try:
             status = self.app.wait(GONE)
@@ -102,6 +126,8 @@ class Daemon:
         return output
 
     def _remove(self) -> None:
+        if self in Daemon.live:
+            Daemon.live.remove(self)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         if self.app is not None:
             self.app.close()

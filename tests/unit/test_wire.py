@@ -116,3 +116,17 @@ def test_a_message_of_the_wrong_type_is_refused() -> None:
     for garbage in (b"", b"\xc1", b"\x80", msgspec.msgpack.encode({"type": "Query", "seq": "1", "what": "apps"})):
         with pytest.raises(msgspec.MsgspecError):
             wire.decode_to_switch(garbage)
+
+
+def test_a_message_that_is_nested_deeply_is_refused() -> None:
+    """A field that nobody knows is skipped, with all that is in it."""
+    for decode, name in ((wire.decode_to_switch, b"\xa5Query"), (wire.decode_to_control, b"\xa4Done")):
+        with pytest.raises(msgspec.MsgspecError, match="deep"):
+            decode(b"\x83\xa4type" + name + b"\xa3seq\x01\xa1z" + b"\x91" * 100_000 + b"\xc0")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e300])
+def test_times_are_finite(seconds: float) -> None:
+    for message in (wire.Register(1, APP, bytes(32), seconds), wire.Permit(1, 7, "a.example", (), seconds)):
+        with pytest.raises(msgspec.ValidationError):
+            wire.decode_to_switch(wire.frame(message)[4:])

@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "import": ("imports.command", "Turn iptables, nft, HAProxy, nginx into documents."),
     "daemon": ("daemon", "Run the daemon, in the foreground."),
     "doctor": ("doctor", "Try what the kernel can do, and tell what follows."),
+    "debug": ("debug", "Check the daemon's tables, write a bug report."),
     "completion": ("completion", "Print a shell's completion script."),
     "version": ("version", "Show the version."),
 }

@@ -71,9 +71,9 @@ def request(sock: socket.socket, method: str, path: str, body: object = None) ->
             while chunk := sock.recv(1 << 16):
                 rest += chunk
         except OSError as err:
-            raise DaemonDownError(f"the daemon does not answer: {err}", stale=True) from None
+            raise DaemonDownError(f"the daemon does not answer ({err}): its log tells why", stale=True) from None
     if len(rest) < int(headers.get("content-length", "0")):
-        raise DaemonDownError("the daemon ended in the middle of its reply", stale=True)
+        raise DaemonDownError("the daemon ended in the middle of its reply: its log tells why; try again", stale=True)
     return _judge(status, rest)
 
 
@@ -128,7 +128,9 @@ def _head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     while b"\r\n\r\n" not in data:
         chunk = sock.recv(1 << 16)
         if not chunk or len(data) > 1 << 16:
-            raise DaemonDownError("the daemon ended in the middle of its reply", stale=True)
+            raise DaemonDownError(
+                "the daemon ended in the middle of its reply: its log tells why; try again", stale=True
+            )
         data += chunk
     head, _, rest = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")

@@ -62,7 +62,13 @@ class Control:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        tasks = [self.link.run(), self.analyzer.meter.run(), self._announce(where), self._end_idle()]
+        tasks = [
+            self.link.run(),
+            self.analyzer.meter.run(),
+            self._announce(where),
+            self._end_idle(),
+            logs.tell_suppressed(),
+        ]
         if self.dns:
             self.parts.dns_cached = self.dns.cached
             tasks.append(self.dns.run())

@@ -24,6 +24,7 @@ Event = wire.AppChanged | wire.AppGone | wire.ServerUp | wire.ServerDown
 
 TIMEOUT = 5.0  # seconds a request may take, a reconnection included
 KILL_TIMEOUT = 60.0  # seconds to look through all processes of the host
+CHECK_TIMEOUT = 60.0  # seconds to compare everything, again and again where something differs
 RETRY = (0.02, 1.0)  # seconds between attempts to connect: the first, the longest
 BACKLOG = 10_000  # events that a watcher may be behind before it is cut off
 
@@ -154,8 +155,18 @@ class SwitchLink:
     async def kill_forbidden(self) -> tuple[ConnectionRow, ...]:
         """Close the established connections that policies now forbid. Raises SwitchDownError."""
         answer = await self._repeat(lambda seq: wire.Kill(seq=seq), KILL_TIMEOUT)
+        if isinstance(answer, wire.Done):
+            raise SwitchDownError(f"the switch did not close what is forbidden: {answer.detail or answer.error}")
         assert isinstance(answer, wire.Killed)
         return answer.connections
+
+    async def check(self) -> wire.Checked:
+        """What differs between the switch's tables and the kernel's. Raises SwitchDownError."""
+        answer = await self._repeat(lambda seq: wire.Check(seq=seq), CHECK_TIMEOUT)
+        if isinstance(answer, wire.Done):
+            raise SwitchDownError(f"the switch could not check: {answer.detail or answer.error}")
+        assert isinstance(answer, wire.Checked)
+        return answer
 
     async def query(self, what: str) -> wire.Rows:
         """Rows that are not mirrored: sockets, connections, backends, stats. Raises SwitchDownError."""
@@ -180,7 +191,8 @@ class SwitchLink:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise SwitchDownError(f"the switch did not answer within {seconds:g} s") from None
+            late = f"the switch did not answer within {seconds:g} s"
+            raise SwitchDownError(f"{late}: try again, and look at the daemon's log if it stays so") from None
 
     async def _ask(self, seq: int, request: wire.ToSwitch) -> wire.Reply:
         """Raises ConnectionResetError when the connection goes before the answer comes."""

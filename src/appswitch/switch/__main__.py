@@ -39,7 +39,7 @@ def main() -> int:
     for pid in journal.switches(os.getpid()):
         _kernel.trust(pid)
     loop = Loop(fresh(platform.machine()), journal.map)
-    log = Log(as_json=os.environ.get("AX_LOG_FORMAT") == "json")
+    log = Log(os.environ.get("AX_LOG_FORMAT") == "json", os.environ.get("AX_LOG_LEVEL", "info").lower())
     keep = Keep(loop)
     raise_limit()
     _work_in(places.sockets)
@@ -64,6 +64,7 @@ def main() -> int:
     Channel(switch, attach, channel_socket, os.geteuid())
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
+    switch.held, switch.inherited = [signals], kept.inherited
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
     # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
     gc.collect()

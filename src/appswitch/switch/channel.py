@@ -18,9 +18,11 @@ from appswitch import wire
 from appswitch.model import AppRow, ServerRow
 from appswitch.switch import views
 from appswitch.switch.attach import Attach
+from appswitch.switch.audit import audit
 from appswitch.switch.configure import configure
 from appswitch.switch.explain import explain
 from appswitch.switch.kill import kill_forbidden
+from appswitch.switch.pieces import in_pieces
 
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
@@ -54,7 +56,7 @@ class Channel:
             connection.close()
             return
         connection.setblocking(False)
-        peer = _Peer(self._switch, connection, self._answer, self._peers.discard)
+        peer = _Peer(self._switch, connection, self._reply, self._peers.discard)
         self._peers.add(peer)
         peer.send(self._welcome())
         if self._switch.nameservers is not None:
@@ -67,15 +69,17 @@ class Channel:
     def _welcome(self) -> wire.Welcome:
         return wire.Welcome(version=wire.VERSION, pid=os.getpid(), apps=self._apps(), servers=self._servers())
 
+    def _reply(self, message: wire.ToSwitch, peer: _Peer) -> wire.ToControl | None:
+        """The answer, whatever happens: who asks must not have to wait for one that never comes."""
+        try:
+            return self._answer(message, peer)
+        except Exception as problem:
+            return self._failed(message.seq, type(message).__name__, problem)
+
     def _answer(self, message: wire.ToSwitch, peer: _Peer) -> wire.ToControl | None:
         match message:
-            case wire.Register(seq=seq):
-                try:
-                    self._attach.register(message)
-                except KeyError:
-                    return wire.Done(seq=seq, error="app-exists", detail=f"app id {message.app.appid} is in use")
-                self._broadcast(wire.AppChanged(row=self._attach.registered[message.app.id].row()))
-                return wire.Done(seq=seq)
+            case wire.Register():
+                return self._register(message)
             case wire.Forget(seq=seq, app_id=app_id):
                 if not self._attach.forget(app_id):
                     return wire.Done(
@@ -99,8 +103,20 @@ class Channel:
             case wire.Explain():
                 return explain(self._switch, message)
             case wire.Kill(seq=seq):
-                kill_forbidden(self._switch, lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)))
+                kill_forbidden(
+                    self._switch,
+                    lambda rows: peer.send(wire.Killed(seq=seq, connections=rows)),
+                    lambda problem: peer.send(self._failed(seq, "Kill", problem)),
+                )
                 return None  # answered when it is done
+            case wire.Check(seq=seq):
+                in_pieces(
+                    self._switch.loop,
+                    audit(self._switch),
+                    lambda found: peer.send(wire.Checked(seq, found.differences, found.looked)),
+                    lambda problem: peer.send(self._failed(seq, "Check", problem)),
+                )
+                return None
             case wire.Query():
                 return self._query(message, peer)
 
@@ -111,6 +127,19 @@ class Channel:
             return self._rows(seq, what)
         self._switch.sweep.then(lambda: peer.send(self._rows(seq, what)))
         return None
+
+    def _register(self, message: wire.Register) -> wire.Done:
+        try:
+            self._attach.register(message)
+        except KeyError:
+            return wire.Done(seq=message.seq, error="app-exists", detail=f"app id {message.app.appid} is in use")
+        self._broadcast(wire.AppChanged(row=self._attach.registered[message.app.id].row()))
+        return wire.Done(seq=message.seq)
+
+    def _failed(self, seq: int, what: str, problem: Exception) -> wire.Done:
+        """A mistake of ours in the middle of what control asked for: it is answered all the same."""
+        self._switch.loop.on_fault(problem)
+        return wire.Done(seq=seq, error="internal", detail=f"{what} failed: {problem}; the daemon's log says more")
 
     def _rows(self, seq: int, what: str) -> wire.ToControl:
         switch = self._switch
@@ -127,6 +156,8 @@ class Channel:
                 return wire.Rows(seq=seq, proxies=switch.delegation.rows())
             case "connections":
                 return wire.Rows(seq=seq, connections=views.connection_rows(switch))
+            case "log":
+                return wire.Rows(seq=seq, log=tuple(switch.log.recent))
             case "stats":
                 return wire.Rows(seq=seq, stats=views.stats(switch))
         return wire.Done(seq=seq, error="unknown-query", detail=f"no rows of {what!r}")

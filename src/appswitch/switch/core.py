@@ -17,6 +17,7 @@ from appswitch.address import Address
 from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
+from appswitch.logline import SUMMARY
 from appswitch.routing.clusters import Cluster, Clusters
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.proxies import Proxies
@@ -93,7 +94,7 @@ class Switch:
         self.datagrams = Datagrams(self.apps, reflex.steady, self.policies, config.node_ips)
         self.log = reports.log
         self._compose(loop, journal)
-        loop.on_fault = lambda problem: self.log("fault", error=repr(problem), trace=_trace(problem))
+        loop.on_fault = lambda problem: self.log("fault", error=_told(problem), trace=_trace(problem))
         self._closed = {family: _bound_and_silent(family) for family in (AF_INET, AF_INET6)}
         self.closed_ports = {
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
@@ -101,10 +102,13 @@ class Switch:
         self.recovered = False  # some connections were made by an earlier switch
         self.early = Early(loop.on_fault)
         self.configuring: list[wire.Configure] = []  # parts of a configuration whose last one has not come yet
+        self.held: list[object] = []  # what else this process has open: see `audit`
+        self.inherited: dict[int, str] = {}  # descriptors that it was started with
         self.on_detach: Callable[[App], None] = lambda _app: None
         self.pick = _picker()
         self._listen_to_tables()
         loop.every(sweep.EVERY, self._regularly)
+        loop.every(SUMMARY, self.log.tell_suppressed)
 
     def _compose(self, loop: Loop, journal: Journal) -> None:
         """The parts that carry out what is decided."""
@@ -275,8 +279,13 @@ class Switch:
 
     def fault(self, name: str, app: App, problem: Exception) -> int:
         """Our own limits (descriptors above all), or a mistake of ours: the call fails, everything else goes on."""
-        self.log("fault", call=name, app=app.spec.appid, error=repr(problem), trace=_trace(problem))
+        self.log("fault", call=name, app=app.spec.appid, error=_told(problem), trace=_trace(problem))
         return -((problem.errno if isinstance(problem, OSError) else 0) or errno.EIO)
+
+
+def _told(problem: Exception) -> str:
+    """Not its repr, which has the bytes that could not be decoded: they are an app's."""
+    return f"{type(problem).__name__}: {problem}"
 
 
 def _trace(problem: Exception) -> str:

@@ -14,6 +14,7 @@ from appswitch._kernel import Fd
 
 SLOTS = 8192
 _SLOT = struct.Struct("=10Q")  # as `_kernel.wait` returns it: fd, id, tid, nr, six arguments
+_ID = struct.Struct("=8xQ64x")
 _EMPTY = bytes(_SLOT.size)
 
 
@@ -38,6 +39,11 @@ class Journal:
         if slot:
             self.map[slot * _SLOT.size : (slot + 1) * _SLOT.size] = _EMPTY
             self._free.append(slot)
+
+    def used(self) -> set[int]:
+        """The slots of parked calls."""
+        ids = _ID.iter_unpack(memoryview(self.map)[: (SLOTS - 1) * _SLOT.size])
+        return {slot for slot, (id_,) in enumerate(ids) if id_ and slot}
 
     def take_all(self) -> list[tuple[int, ...]]:
         """What an earlier switch left behind. The journal is empty afterwards."""

@@ -20,6 +20,7 @@ import msgspec
 from appswitch._kernel import Fd
 from appswitch.model import AppSpec
 from appswitch.switch.loop import Loop
+from appswitch.switch.owned import unowned
 
 LISTEN_FDS_START = 3
 QUEUE = 4096  # messages that the keeper may be behind; with more, what is new is not kept, and a crash forgets it
@@ -107,12 +108,13 @@ class Kept(NamedTuple):
     apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
     journal: Fd | None
     orphans: list[str]  # ids of apps that ended while no switch was there
+    inherited: dict[int, str]  # other descriptors that this process was started with
 
 
 def recovered() -> Kept:
     """What the keeper passed on: sd_listen_fds(3)."""
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
-        return Kept([], None, [])
+        return Kept([], None, [], unowned(set()))
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count = int(os.environ.pop("LISTEN_FDS", "0"))
     kept = {name: Fd(LISTEN_FDS_START + i) for i, name in zip(range(count), names, strict=False)}
@@ -129,4 +131,4 @@ def recovered() -> Kept:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
                 home = tuple(kept[f"{kind}-{appid}"] for kind in _HOME if f"{kind}-{appid}" in kept)
                 apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener, home))
-    return Kept(apps, kept.get("journal"), orphans)
+    return Kept(apps, kept.get("journal"), orphans, unowned({fd.fileno() for fd in kept.values()}))

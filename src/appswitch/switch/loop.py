@@ -21,6 +21,7 @@ _TAGS = 8 * _kernel.NOTIFIER  # data of files that are watched without a descrip
 SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of accept(2): it stays in the queue
 PAUSE = 0.1  # seconds
 BATCH = 16  # timers that fire before somebody else has a turn
+LONGEST = 1e6  # seconds to a timer: epoll_wait(2) counts milliseconds in an int. It comes early then
 CROWDED = 1024  # timers, among them cancelled ones, before those are looked for
 
 
@@ -107,7 +108,8 @@ class Loop:
             self._timers[:] = [one for one in self._timers if one[2].function is not None]
             heapq.heapify(self._timers)
             self._crowded = 2 * len(self._timers) + CROWDED
-        timer = Timer(time.monotonic() + seconds, function)
+        # What is no number, too: it would stand in the way of all others.
+        timer = Timer(time.monotonic() + (seconds if seconds < LONGEST else LONGEST), function)
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 
@@ -145,12 +147,10 @@ class Loop:
                     heappop(timers)
                 if timers:
                     left = timers[0][0] - monotonic()
-                    if left <= 0:
-                        if not self._fire():
-                            continue
-                        patience = 0  # whoever else is ready has a turn, whatever is due then
-                    else:
-                        patience = int(left * 1000) + 1
+                    # After it a look at events all the same: a timer may lead to another one that is due.
+                    if left <= 0 and not self._fire():
+                        break
+                    patience = int(left * 1000) + 1 if left > 0 else 0
                 event = wait(epoll, patience, journal, reflex)
                 if event is None:
                     continue

@@ -46,7 +46,7 @@ class Parking:
 
     def __init__(self, loop: Loop, journal: Journal) -> None:
         self._loop = loop
-        self._journal = journal
+        self.journal = journal
         self.by_tid: dict[int, Parked] = {}
         self._by_app: dict[int, dict[int, Parked]] = {}  # by app id and tid
         self.on_fault: Callable[[Call, Exception], Outcome] = _raise
@@ -76,7 +76,7 @@ class Parking:
         parked = Parked(call, fd, attempt)
         self.by_tid[call.tid] = parked
         self._by_app.setdefault(call.app.id, {})[call.tid] = parked
-        parked.slot = self._journal.enter(call.notification)
+        parked.slot = self.journal.enter(call.notification)
         if events:
             parked.watched = True
             self._loop.watch(fd, events | select.EPOLLHUP | select.EPOLLERR, lambda _events: self.retry(parked))
@@ -137,7 +137,7 @@ class Parking:
             del mine[parked.call.tid]
             if not mine:
                 del self._by_app[parked.call.app.id]
-            self._journal.leave(parked.slot)
+            self.journal.leave(parked.slot)
             if parked.queue is not None:
                 parked.queue.pop(parked, None)
             if parked.watched:

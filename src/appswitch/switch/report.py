@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 
-from appswitch import wire
+from appswitch import logevents, logline, wire
 from appswitch.model import ServerRow
 from appswitch.switch.apps import App
 
 _STDERR = 2
-LOG_BURST, LOG_RATE = 200, 20.0  # lines at once, lines a second: an app must not flood the log
+RECENT = 200  # lines that are remembered for a bug report
+_UNKNOWN = logevents.Event("warning")
 
 
 class Log:
-    """Lines to standard error, as JSON or for people; dropped beyond a rate, and then counted."""
+    """Lines to standard error, as JSON or for people; of each kind only so many (`logline.Budget`)."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, level: str = "info") -> None:
+        self.recent: deque[str] = deque(maxlen=RECENT)
         self._json = as_json
-        self._tokens = float(LOG_BURST)
-        self._refilled = time.monotonic()
-        self._dropped = 0
+        self._least = logline.LEVELS.get(level, logline.LEVELS["info"])
+        self._budget = logline.Budget()
+        self._lost = 0  # lines that nobody read in time
 
     def __call__(self, event: str, **fields: object) -> None:
-        """Write one line."""
-        now = time.monotonic()
-        self._tokens = min(LOG_BURST, self._tokens + (now - self._refilled) * LOG_RATE)
-        self._refilled = now
-        if self._tokens < 1:
-            self._dropped += 1
+        """Write one line; `logevents` tells how serious it is. An app, or a user, has a budget of its own."""
+        known = logevents.SWITCH.get(event, _UNKNOWN)
+        if logline.LEVELS[known.level] < self._least:
             return
-        self._tokens -= 1
-        if self._dropped:
-            fields["dropped_before"] = self._dropped
-            self._dropped = 0
-        self._write(event, fields)
+        now = time.monotonic()
+        if self._budget.admit(f"{event} {fields.get('app', fields.get('uid', ''))}".rstrip(), now):
+            self._write(known.level, event, fields | {"hint": fields.get("hint", known.hint)} if known.hint else fields)
+        self.tell_suppressed(now)
 
-    def _write(self, event: str, fields: dict[str, object]) -> None:
-        if self._json:
-            line = json.dumps({"process": "switch", "event": event, "time": time.time(), **fields}, default=str)
-        else:
-            line = f"switch: {event} " + " ".join(f"{key}={value}" for key, value in fields.items())
+    def tell_suppressed(self, now: float | None = None) -> None:
+        """Say how many lines were left out, if it is time to. To be called now and then."""
+        for kind, count in self._budget.withheld(time.monotonic() if now is None else now):
+            self._write("warning", logline.suppressed(kind, count), {})
+
+    def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
+        lost = {"lost_before": self._lost} if self._lost else {}
+        data = self._line(level, event, {"part": "switch", **fields, **lost}).encode("utf-8", "replace") + b"\n"
+        self.recent.append(data[:-1].decode())
         # A pipe that says POLLOUT takes PIPE_BUF bytes at once (pipe(7)): one that nobody reads costs lines, not calls.
-        data = line.rstrip().encode("utf-8", "replace")[: select.PIPE_BUF - 1] + b"\n"
         poll = select.poll()
         try:
             poll.register(_STDERR, select.POLLOUT)
             if any(events & select.POLLOUT for _, events in poll.poll(0)):
                 os.write(_STDERR, data)
+                self._lost = 0
             else:
-                self._dropped += 1
+                self._lost += 1
         except OSError:
             return  # nobody is there any more; serving goes on
+
+    def _line(self, level: str, event: str, fields: dict[str, object]) -> str:
+        """At most `select.PIPE_BUF` bytes with its end: the longest values are cut until it fits."""
+        texts = {key: one if isinstance(one, int | float) else str(one) for key, one in fields.items()}
+        room = select.PIPE_BUF
+        while True:
+            line = logline.render(self._json, time.time(), level, event, texts)
+            if len(line.encode("utf-8", "replace")) < select.PIPE_BUF:
+                return line
+            room //= 2
+            texts = {key: one if isinstance(one, int | float) else logline.shortened(one, room)
+                     for key, one in texts.items()}  # fmt: skip
 
 
 class Reports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -105,8 +106,14 @@ class Services:
         """Make the app's Unix socket ``fd`` listen under a name of ours. The service, or an errno."""
         serial = self._next
         name = naming.listener(naming.Listener(app.id, sock.family, bound, sock.flags(), serial))
-        error = _kernel.bind_unix(fd, name) or _kernel.listen(fd, backlog)
-        return error or self._add(sock, name, serial, bound, backlog)
+        error = _kernel.bind_unix(fd, name)
+        if error:
+            return error
+        error = _kernel.listen(fd, backlog)
+        if error:
+            os.unlink(name)
+            return error
+        return self._add(sock, name, serial, bound, backlog)
 
     def restore(self, sock: Socket, name: bytes, serial: int) -> Service:
         """A socket that listens already, for an earlier switch."""

@@ -641,7 +641,7 @@ async def test_openapi(connect: Connect) -> None:
     assert set(document["paths"]) == {
         "/v1/apps", "/v1/apps/{appid}", "/v1/servers", "/v1/sockets", "/v1/connections", "/v1/status", "/v1/events",
         "/v1/names", "/v1/pools", "/v1/exposed", "/v1/apply", "/v1/backends", "/v1/explain",
-        "/v1/flows", "/v1/metrics", "/v1/apps/{appid}/metrics", "/metrics",
+        "/v1/debug/check", "/v1/debug/dump", "/v1/flows", "/v1/metrics", "/v1/apps/{appid}/metrics", "/metrics",
         *(f"/v1/{kind}{one}" for kind in ("vservices", "policies", "references", "proxies") for one in ("", "/{name}")),
     }  # fmt: skip
     operations = [one for path in document["paths"].values() for one in path.values()]

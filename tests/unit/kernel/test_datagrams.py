@@ -37,6 +37,8 @@ def namespaces() -> Iterator[tuple[Fd, Fd]]:
         net, user = (Fd(os.open(f"/proc/{process.pid}/ns/{kind}", os.O_RDONLY)) for kind in ("net", "user"))
         yield net, user
         process.stdin.close()
+        net.close()
+        user.close()
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -71,8 +71,11 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    for app in made.apps.values():
+        app.listener.close()
 
 
 def test_to_an_app(world: World) -> None:

@@ -63,10 +63,14 @@ def links(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Links]:
 def run(fake: FakeSwitch) -> tuple[ConnectionRow, ...]:
     """What was killed."""
     killed: Killed = []
-    kill.kill_forbidden(fake, killed.append)  # type: ignore[arg-type] # a switch
+    kill.kill_forbidden(fake, killed.append, _unexpected)  # type: ignore[arg-type] # a switch
     fake.run(lambda: killed)
     (rows,) = killed
     return rows
+
+
+def _unexpected(problem: Exception) -> None:
+    raise problem
 
 
 def deny(fake: FakeSwitch, *names: str) -> None:
@@ -110,8 +114,7 @@ def test_between_two_batches_others_have_their_turn(
 
     def turn() -> None:
         turns.append(1)
-        if len(turns) < 50:
-            fake.loop.after(0, turn)
+        fake.loop.after(0, turn)
 
     fake.loop.after(0, turn)
     assert run(fake) == ()
@@ -130,10 +133,41 @@ def test_a_descriptor_that_is_another_by_now_is_left_alone(
     assert links.ended() == [False] * 3
 
 
+def test_a_directory_is_read_as_it_is_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with a million descriptors must not have the loop wait for a list of them."""
+    looked: list[str] = []
+    readlink = os.readlink
+    monkeypatch.setattr(kill.os, "readlink", lambda path: (looked.append(path), readlink(path))[1])
+    monkeypatch.setattr(kill.os, "listdir", lambda _path: pytest.fail("a whole list"))
+    steps = kill._descriptors(os.getpid())
+    first = next(steps)
+    assert first[0] == os.getpid()
+    assert len(looked) == 1
+    steps.close()
+    assert (os.getpid(), -1, 0) in kill._sockets(), "each process is a step, also one that has nothing open"
+
+
+def test_a_mistake_in_the_middle_is_told(fake: FakeSwitch, links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked is answered."""
+
+    def broken() -> Iterator[tuple[int, int, int]]:
+        yield os.getpid(), -1, 0
+        raise RuntimeError("in /proc")
+
+    told: list[str] = []
+    monkeypatch.setattr(kill, "BATCH", 1)
+    monkeypatch.setattr(kill, "_sockets", broken)
+    deny(fake, "app2")
+    kill.kill_forbidden(
+        fake,  # type: ignore[arg-type] # a switch
+        lambda rows: pytest.fail(f"killed {rows}"),
+        lambda problem: told.append(repr(problem)),
+    )
+    fake.run(lambda: told)
+    assert told == ["RuntimeError('in /proc')"]
+    assert links.ended() == [False] * 3
+
+
 def _only_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    listdir = os.listdir
-
-    def listed(path: str) -> list[str]:
-        return [str(os.getpid()), "self", "net"] if path == "/proc" else listdir(path)
-
-    monkeypatch.setattr(kill.os, "listdir", listed)
+    descriptors = kill._descriptors
+    monkeypatch.setattr(kill, "_descriptors", lambda pid: descriptors(pid) if pid == os.getpid() else iter(()))

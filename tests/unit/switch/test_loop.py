@@ -382,3 +382,12 @@ def test_closing_gives_the_epoll_back() -> None:
         loop.close()
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         os.fstat(number)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, 3e6])
+def test_a_time_that_never_comes_stands_in_nobodys_way(loop: Loop, seconds: float) -> None:
+    fired: list[str] = []
+    loop.after(seconds, lambda: fired.append("never"))
+    loop.after(0.001, lambda: (fired.append("soon"), loop.stop()))
+    loop.run()
+    assert fired == ["soon"]

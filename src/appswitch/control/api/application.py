@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 import appswitch
-from appswitch.control.api import apps, errors, events, flows, metrics, network, policytest, resources, tables
+from appswitch.control.api import apps, debug, errors, events, flows, metrics, network, policytest, resources, tables
 from appswitch.control.api.deps import Parts
 from appswitch.control.api.guard import Guard
 
@@ -33,7 +33,7 @@ def create(parts: Parts) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.parts = parts
-    for module in (apps, tables, network, resources, events, flows, metrics, policytest):
+    for module in (apps, tables, network, resources, events, flows, metrics, policytest, debug):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(Guard)

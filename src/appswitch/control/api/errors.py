@@ -68,4 +68,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     _log.error("a request failed", path=request.url.path, exc_info=error)
-    return response(ProblemError("internal", "the daemon's log says more"), request.url.path)
+    return response(
+        ProblemError("internal", "a mistake of the daemon's: please report it, with what `ax debug dump` writes"),
+        request.url.path,
+    )
