@@ -92,6 +92,9 @@ struct message_name {
  * the threads that were seen before. Returns as serve_socket does; whatever is not as expected is Python's. */
 static int serve_steady(PyObject *module, int listener, int is_message, const struct seccomp_notif *n, PyObject *pidfds,
                         PyObject *steady) {
+    if (n->data.args[is_message ? 2 : 3] & MSG_FASTOPEN) {
+        return 0; /* nothing that the kernel may do: switch/send.py */
+    }
     PyObject *known = look_up(pidfds, n->pid);
     if (known == NULL) {
         return PyErr_Occurred() ? -1 : 0;

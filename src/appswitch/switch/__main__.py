@@ -94,8 +94,13 @@ def _config(places: RunDir) -> Config:
         node_ips=node_ips,
         transport=env.get("AX_TRANSPORT", "unix"),
         timing=env.get("AX_TIMING") == "1",
-        dns=places.dns if env.get("AX_DNS", "1").lower() not in ("0", "false", "no", "off") else None,
+        dns=places.dns if _is_on(env.get("AX_DNS", "1")) else None,
+        landlock=_is_on(env.get("AX_LANDLOCK", "1")),
     )
+
+
+def _is_on(text: str) -> bool:
+    return text.lower() not in ("0", "false", "no", "off")
 
 
 def _raise_descriptor_limit() -> None:

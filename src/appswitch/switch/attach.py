@@ -169,7 +169,7 @@ class _Guest:
             self._refuse(_OFFER, _EPERM, problem)
             return
         program = self._attach.program()
-        flags = FLAG_LANDLOCK if landlock >= 4 else 0
+        flags = FLAG_LANDLOCK if landlock >= 4 and self._switch.config.landlock else 0
         self._send(_OFFER.pack(MAGIC, 0, flags, 0, len(program) // 8, 0) + program)
 
     def _on_listener(self, registration: Registration, data: bytes, received: list[Fd]) -> None:

@@ -69,6 +69,7 @@ class Config:
     transport: str
     timing: bool  # measure the time of each call
     dns: Path | None  # where control takes DNS sockets
+    landlock: bool = True  # have the kernel forbid what interception alone would; off to test that alone
 
 
 class Switch:

@@ -184,3 +184,11 @@ def test_32_bit_programs_have_no_network() -> None:
     refused = {nr for nr in range(600) if run(X86_64, nr, audit=0x40000003) == ENOSYS}
     assert refused == set(I386_NETWORK)
     assert {run(X86_64, nr, audit=0x40000003) for nr in range(600) if nr not in refused} == {ALLOW}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("kind", [1, 2, 5, 1 | 0o2004000])
+@pytest.mark.parametrize("family", [40, 43, 21, 42, 33, 41])
+def test_families_that_no_policy_is_about(arch: str, family: int, kind: int) -> None:
+    """AF_VSOCK reaches the hypervisor from any network namespace: it is not there."""
+    assert call(arch, "socket", family, kind, 0) == 0x00050000 | errno.EAFNOSUPPORT
