@@ -40,7 +40,12 @@ PyObject *k_join(ARGS) {
     if (!(flags & O_NONBLOCK)) { /* see connect_now */
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
     }
+    enter();
     int error = connect(fd, (struct sockaddr *)&peer, peer_size) < 0 ? errno : 0;
+    leave();
+    if (error == EINTR) { /* see connect_now */
+        error = EAGAIN;
+    }
     if (!(flags & O_NONBLOCK)) {
         fcntl(fd, F_SETFL, flags);
     }

@@ -49,9 +49,10 @@ struct module_state {
     PyTypeObject *fd_type;
 };
 
-/* An owned descriptor: see fd.c. */
+/* An owned descriptor: see fd.c. `foreign`: somebody else has the file, too, and may have any file. */
 typedef struct {
     PyObject_HEAD int fd;
+    int foreign;
 } FdObject;
 
 extern PyType_Spec fd_spec;
@@ -68,7 +69,7 @@ extern PyType_Spec fd_spec;
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(dump_unix) X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) \
-    X(inherit_datagram) X(attach_filter) X(signal_fd)
+    X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);
@@ -95,6 +96,9 @@ int connect_now(int fd, const struct sockaddr *address, socklen_t size);
 int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size);
 void inherit(int from, int to);
 int nudge(int fd);
+void enter(void);
+void leave(void);
+void close_soon(int fd, int foreign);
 
 /* The data of an event is the descriptor's number; for one that delivers notifications with this bit. A caller may
  * choose other data (above it) for a file whose number it does not keep. */

@@ -110,11 +110,12 @@ static int serve_steady(PyObject *module, int listener, int is_message, const st
     uint64_t cookie = 0;
     socklen_t size = sizeof cookie;
     int failed = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
-    close(fd);
     PyObject *expected = failed ? NULL : look_up(steady, cookie);
     if (expected == NULL) {
+        close_soon(fd, 1);
         return PyErr_Occurred() ? -1 : 0;
     }
+    close(fd); /* UDP */
     char *wanted, given[sizeof(struct sockaddr_storage)];
     Py_ssize_t length;
     if (as_bytes(expected, &wanted, &length) < 0) {

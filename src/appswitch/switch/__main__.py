@@ -64,6 +64,7 @@ def main() -> int:
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
+    _kernel.watch_over()
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())

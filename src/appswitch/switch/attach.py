@@ -33,6 +33,7 @@ _OFFER = struct.Struct("=4sIIIII")
 _STATUS = struct.Struct("=4sI")
 _UCRED = struct.Struct("=iII")
 _EPERM, _EPROTO = 1, 71
+_MAX_FD = 253  # descriptors of one packet, unix(7): the kernel would close what is not received, and may wait for it
 PATIENCE = 10.0  # seconds for a launcher to go through its steps
 LIMIT, LIMIT_OF_ONE = 1024, 64  # launchers at a time, of all users and of one who is not root
 
@@ -144,7 +145,7 @@ class _Guest:
 
     def _on_packet(self) -> None:
         try:
-            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(16 * 4))
+            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_MAX_FD * 4))
         except BlockingIOError:
             return
         except OSError:

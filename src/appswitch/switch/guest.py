@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from appswitch.switch.endpoint import Endpoint
 
 _UCRED = struct.Struct("=iII")
-MAX_SENT = 16  # descriptors with one packet that are received, and closed where they are too many
+MAX_SENT = 253  # descriptors with one packet, SCM_MAX_FD: all are received, and closed where they are too many
 PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
 TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
 UNANSWERED = 1024  # connections that a proxy may have without an answer, whatever its capacity

@@ -115,7 +115,6 @@ JUDGED = [
     ("socket", (2, 5, 0), False),  # SOCK_SEQPACKET has the bit of SOCK_STREAM
     ("socket", (1, 1, 0), False),
     ("socket", (16, 1, 0), False),
-    ("socket", (40, 1, 0), False),
     # Any level but that of sockets and netlink's: TCP answers differently even where it knows nothing.
     *((name, (3, level, 15), True) for name in SOCKOPTS for level in (0, 6, 17, 41, 255, 263, 271, 284, 0xFFFFFFFF)),
     *((name, (3, 270, option), False) for name in SOCKOPTS for option in (1, 10, 15, 38)),
