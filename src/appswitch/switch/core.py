@@ -25,6 +25,7 @@ from appswitch.switch import accept, bind
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
+from appswitch.switch.comers import Comers
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.delegation import Delegation
 from appswitch.switch.dispatch import Dispatch
@@ -115,6 +116,7 @@ class Switch:
         self.parking.on_fault = lambda call, problem: self.fault("wait", call.app, problem)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
+        self.comers = Comers(lambda: self.gates.judges)
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}

@@ -83,6 +83,7 @@ class Doors:
             return opened
         self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
         self._exposed.setdefault(actual, []).append(service)
+        self._gates.comers.exposed[actual.port] += 1
         return 0
 
     def _exposed_at(self, wanted: Address) -> list[Service]:
@@ -120,6 +121,7 @@ class Doors:
             door.fd.close()
             if door.exposed:
                 self._exposed[door.actual].remove(service)
+                self._gates.comers.exposed[door.actual.port] -= 1
         service.doors.clear()
 
     def take(self, service: Service) -> Arrival | None:

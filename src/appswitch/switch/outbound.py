@@ -58,6 +58,7 @@ class Outbound:
         self._switch.census.outbound[self._led()] += 1
         self._where = sockaddr.encode(family, to)
         error = _kernel.connect(self._tcp, self._where)
+        self._switch.comers.expect(self._tcp, to, error, self._held.flow)
         if error not in (0, errno.EINPROGRESS):
             self._failed(error)
             return

@@ -1,4 +1,4 @@
-"""Calls that an app can make wait are ended: native/kernel/patience.c. Each in a process of its own, which has threads."""
+"""Calls that an app can make wait are ended: native/kernel/patience.c. Each in a process of its own, with threads."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from appswitch.routing.route import Balanced, Flow, Verdict, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
+from appswitch.switch.comers import Comers
 from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
 from appswitch.switch.held import Held
@@ -126,6 +127,7 @@ class FakeSwitch:
         self.holding, self.census, self.peeking, self.parking = Holding(), Census(), Peeking(), Parking()
         self.offered: list[Arrival] = []
         self.room = True
+        self.comers = Comers(lambda: True)
         self.recovered = True
 
     def log(self, event: str, **fields: object) -> None:
