@@ -20,6 +20,7 @@ from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.switch import filter as seccomp_filter
 from appswitch.switch import netns
 from appswitch.switch.apps import App
+from appswitch.switch.crowd import displaced
 from appswitch.switch.keep import Keep
 from appswitch.switch.loop import Timer
 
@@ -122,8 +123,11 @@ class Attach:
         guest = _Guest(self._switch, self, connection)
         others = sum(1 for other in self._guests if other.uid == guest.uid)
         self._guests.add(guest)
-        if len(self._guests) > LIMIT or (guest.uid and others >= LIMIT_OF_ONE):
+        if guest.uid and others >= LIMIT_OF_ONE:
             guest.leave()
+        elif len(self._guests) > LIMIT:
+            users = [other for other in self._guests if other.uid]
+            (displaced(self._guests, users, guest.uid) or guest).leave()
 
     def _expire(self, app_id: int) -> None:
         if self.forget(app_id):

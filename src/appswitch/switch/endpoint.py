@@ -24,6 +24,7 @@ from appswitch.resources import Proxy
 from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local
 from appswitch.switch.apps import App
+from appswitch.switch.crowd import displaced
 from appswitch.switch.gates import stranger
 from appswitch.switch.guest import Guest, Pending
 from appswitch.switch.held import Held
@@ -65,7 +66,11 @@ class Endpoint:
 
     def _has_room(self, uid: int) -> bool:
         if len(self._peers) > GUESTS:
-            return False
+            idle = [peer for peer in self._peers if peer.idle and not self._is_admin(peer.uid)]
+            other = displaced(self._peers, idle, uid)
+            if other is None:
+                return False
+            other.close()
         return self._is_admin(uid) or sum(peer.uid == uid for peer in self._peers) <= USERS_GUESTS
 
     def _is_admin(self, uid: int) -> bool:

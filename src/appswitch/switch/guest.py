@@ -67,6 +67,11 @@ class Guest:
         return len(self._taken)
 
     @property
+    def idle(self) -> bool:
+        """Whether it has not even said who it is."""
+        return self._patience is not None
+
+    @property
     def full(self) -> bool:
         """Whether it gets no more for the moment."""
         busy = len(self.pending) + len(self._taken)
