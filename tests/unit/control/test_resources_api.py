@@ -496,3 +496,20 @@ async def resources_of(link: SwitchLink, settings: Settings, tmp_path: Path, bod
     outcomes = await resources.change([service.Put(one) for one in bodies], caller)
     resources.close()
     return [one.entry.resource for one in outcomes if one.entry]
+
+
+SEARCHES = {"http.path": [f"*{n}*" for n in range(129)]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        vservice(routes=[{"match": SEARCHES, "backends": [{"ip": "10.1.0.1"}]}]),
+        {"kind": "Policy", "metadata": {"name": "no"}, "spec": {"action": "deny", "l7": [SEARCHES]}},
+        {"kind": "Proxy", "metadata": {"name": "px"}, "spec": {"wants": [SEARCHES]}},
+    ],
+)
+async def test_matches_that_would_take_too_long(connect: Connect, document: dict[str, Any]) -> None:
+    answer = await connect(uid=0).put(path(document), json=document)
+    assert answer.status_code == 422
+    assert "129 patterns have a * at both ends, and a document may have 128" in answer.text
