@@ -209,7 +209,7 @@ class _Guest:
         """End it, whatever it has come to."""
         if self._connection.fileno() >= 0:
             self._switch.loop.unwatch(self._connection.fileno())
-            self._connection.close()
+            Fd(self._connection.detach()).close()  # what is in its queue may linger: native/kernel/patience.c
             self._timer.cancel()
             self._attach.done(self)
             if self._registration is not None:  # its token is used up, and nobody will come any more

@@ -110,7 +110,7 @@ class Guest:
         if self._connection.fileno() < 0:
             return
         self._loop.unwatch(self._connection.fileno())
-        self._connection.close()
+        Fd(self._connection.detach()).close()  # what is in its queue may linger: native/kernel/patience.c
         self._forget_patience()
         self._unsent.clear()
         self._endpoint.left(self)
