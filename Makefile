@@ -22,7 +22,7 @@ setup-light:
 native: src/appswitch/_kernel.abi3.so src/appswitch/_bin/ax-launch src/appswitch/_bin/ax-splice ## Compile the C in place: PYTHONPATH=src .venv/bin/python -m appswitch.cli
 
 src/appswitch/_kernel.abi3.so: $(wildcard native/kernel/*)
-	$(CC) $(CFLAGS) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 -isystem $(PYTHON_INCLUDE) -shared -fPIC native/kernel/*.c -o $@
+	$(CC) $(CFLAGS) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 -isystem $(PYTHON_INCLUDE) -shared -fPIC -pthread native/kernel/*.c -o $@
 
 src/appswitch/_bin/ax-launch: native/launcher.c
 src/appswitch/_bin/ax-splice: native/splicer.c

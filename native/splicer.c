@@ -31,6 +31,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 enum {
@@ -44,6 +45,8 @@ enum {
     STALLED_MS = 120 * 1000,  /* that the last bytes of an app that has closed wait for a server that does not read */
     SPARE_PIPES = 32,
     EVENTS = 128,
+    TICK_US = 20000, /* that anything may wait */
+    IDLE_TICKS = 2,
     PACKETS = 64,   /* of the switch, a round */
     BATCH = 128,    /* records in a packet */
     UNREAD = 16384, /* records that the switch has not read: from here on it is not heard either */
@@ -642,14 +645,18 @@ __attribute__((noreturn)) static void die(const char *why) {
     exit(EXIT_OURS);
 }
 
+static void on_tick(int number) { (void)number; }
+
 static void set_up(void) {
     int kind = 0;
     socklen_t size = sizeof kind;
     struct rlimit limit;
     sigset_t none;
+    const struct sigaction tick = {.sa_handler = on_tick}; /* without SA_RESTART */
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     if (getsockopt(CONTROL, SOL_SOCKET, SO_TYPE, &kind, &size) < 0 || kind != SOCK_SEQPACKET)
         die("it is started by the switch");
+    sigaction(SIGALRM, &tick, NULL);
     signal(SIGPIPE, SIG_IGN); /* splice(2) has no MSG_NOSIGNAL */
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
@@ -670,11 +677,27 @@ static void set_up(void) {
         die(strerror(ENOMEM));
 }
 
+/* A descriptor that an app sends along with its bytes goes no further, and may be the last of a socket that lingers:
+ * the kernel would wait for its data to be sent (socket(7), SO_LINGER), and everybody else with it. A signal ends that,
+ * and comes as long as there is something to do. */
+static void wait_for_nobody(int count) {
+    static bool ticking;
+    static int idle;
+    idle = count < 0 ? idle + 1 : 0;
+    if (ticking == (idle < IDLE_TICKS))
+        return;
+    ticking = !ticking;
+    const struct timeval tick = {.tv_usec = ticking ? TICK_US : 0};
+    const struct itimerval often = {tick, tick};
+    setitimer(ITIMER_REAL, &often, NULL);
+}
+
 /* Takes what has happened; data of no pair is control's. Pairs end later, so that each event still finds its own. */
 static void take_events(void) {
     struct epoll_event events[EVENTS];
     uint32_t of_control = 0;
     int count = epoll_wait(epoll, events, EVENTS, first_ready ? 0 : -1);
+    wait_for_nobody(count);
     for (int i = 0; i < count; i++)
         if (events[i].data.ptr)
             on_event(events[i].data.u64, events[i].events);

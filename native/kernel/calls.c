@@ -21,7 +21,12 @@ int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_siz
     if (!(flags & O_NONBLOCK)) { /* see connect_now */
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
     }
+    enter();
     int error = connect(fd, (const struct sockaddr *)peer, peer_size) < 0 ? errno : 0;
+    leave();
+    if (error == EINTR) { /* see connect_now */
+        error = EAGAIN;
+    }
     if (!(flags & O_NONBLOCK)) {
         fcntl(fd, F_SETFL, flags);
     }
@@ -90,10 +95,10 @@ static int is_trusted(int connection) {
 }
 
 /* The whole of accept(2) for a connection of another app on this host: take it from the queue of `fd`, tell the caller
- * its peer (`pointers`: where the address goes, and its length), put it there as the reply. `held`, our duplicate of the
- * listener, is closed before that. The number given; -EAGAIN and other errors of accept(2), not replied yet; or INT_MIN
- * with `left`, (Fd, peer, errno), for what Python must look at: with errno 0 no connection of an app (a bell), else one
- * that could not be handed over and must not be lost; with `left` NULL there is an exception. */
+ * its peer (`pointers`: where the address goes, and its length), put it there as the reply. `held`, our duplicate of
+ * the listener, is closed before that. The number given; -EAGAIN and other errors of accept(2), not replied yet; or
+ * INT_MIN with `left`, (Fd, peer, errno), for what Python must look at: with errno 0 no connection of an app (a bell),
+ * else one that could not be handed over and must not be lost; with `left` NULL there is an exception. */
 int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, int *held, const uint64_t *pointers,
                  int family, int flags, PyObject **left) {
     struct sockaddr_storage peer;
@@ -127,12 +132,12 @@ int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, i
                                           .newfd_flags = flags & SOCK_CLOEXEC ? O_CLOEXEC : 0,
                                           .flags = SECCOMP_ADDFD_FLAG_SEND};
         if (held != NULL) {
-            close(*held);
+            close_guarded(*held);
             *held = -1;
         }
         int number = error ? -1 : ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
         if (number >= 0) {
-            close(accepted);
+            close_guarded(accepted);
             return number;
         }
         error = error ? error : errno;

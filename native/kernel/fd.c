@@ -24,6 +24,7 @@ static PyObject *fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     FdObject *self = (FdObject *)PyType_GenericAlloc(type, 0);
     if (self != NULL) {
         self->fd = fd;
+        self->foreign = 1;
     }
     return (PyObject *)self;
 }
@@ -32,7 +33,7 @@ static void fd_dealloc(PyObject *object) {
     FdObject *self = (FdObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->fd >= 0) {
-        close(self->fd);
+        close_soon(self->fd, self->foreign);
     }
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_object(object);
@@ -53,7 +54,7 @@ static PyObject *fd_close(PyObject *self, PyObject *unused) {
     (void)unused;
     FdObject *object = (FdObject *)self;
     if (object->fd >= 0) {
-        close(object->fd);
+        close_soon(object->fd, object->foreign);
         object->fd = -1;
     }
     Py_RETURN_NONE;
@@ -143,11 +144,13 @@ PyObject *fd_result(PyObject *module, int fd) {
     return fd_wrap(state_of(module)->fd_type, fd);
 }
 
-/* Our duplicate of an app's descriptor goes before the reply: when the app closes its own, the socket must be closed.
+/* Our duplicate of an app's Unix socket goes before the reply: when the app closes its own, the socket must be closed.
  */
 void release(PyObject *module, PyObject *object) {
     if (Py_TYPE(object) == state_of(module)->fd_type && ((FdObject *)object)->fd >= 0) {
+        enter();
         close(((FdObject *)object)->fd);
+        leave();
         ((FdObject *)object)->fd = -1;
     }
 }

@@ -50,12 +50,14 @@ struct module_state {
     PyTypeObject *fd_type, *sock_type, *ports_type, *route_type, *reflex_type;
 };
 
-/* An owned descriptor: see fd.c. */
+/* An owned descriptor: see fd.c. `foreign`: somebody else has the file, too, and may have any file. */
 typedef struct {
     PyObject_HEAD int fd;
+    int foreign;
 } FdObject;
 
-/* A TCP socket as its app believes to have it: the part of switch/sockets.py that `wait` works with, too. See sock.c. */
+/* A TCP socket as its app believes to have it: the part of switch/sockets.py that `wait` works with, too. See sock.c.
+ */
 typedef struct {
     PyObject_HEAD long long cookie;
     PyObject *app, *bound, *options, *link, *parent;
@@ -80,7 +82,19 @@ typedef struct {
 } RouteObject;
 
 /* What is answered without a decision: see reflex.c. */
-enum call { SOCKET, CONNECT, ACCEPT, ACCEPT4, GETSOCKNAME, GETPEERNAME, GETSOCKOPT, SETSOCKOPT, SENDTO, SENDMSG, CALLS };
+enum call {
+    SOCKET,
+    CONNECT,
+    ACCEPT,
+    ACCEPT4,
+    GETSOCKNAME,
+    GETPEERNAME,
+    GETSOCKOPT,
+    SETSOCKOPT,
+    SENDTO,
+    SENDMSG,
+    CALLS
+};
 
 typedef struct {
     PyObject_HEAD int numbers[CALLS];
@@ -107,7 +121,7 @@ extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(is_listed) X(list_begin) X(list_more) X(dump_inet) \
-    X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd)
+    X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);
@@ -134,6 +148,10 @@ int connect_now(int fd, const struct sockaddr *address, socklen_t size);
 int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size);
 void inherit(int from, int to);
 int nudge(int fd);
+void enter(void);
+void leave(void);
+void close_soon(int fd, int foreign);
+void close_guarded(int fd);
 int is_half_closed(int fd);
 int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_size, const struct sockaddr_un *peer,
              socklen_t peer_size);

@@ -53,7 +53,11 @@ PyObject *k_fetch(ARGS) {
     long long identity = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0 ? -errno : (long long)cookie;
     int flags = fcntl(fd, F_GETFL);
     PyObject *owned = fd_wrap(state_of(module)->fd_type, fd);
-    return owned == NULL ? NULL : Py_BuildValue("(NLi)", owned, identity, flags);
+    if (owned == NULL) {
+        return NULL;
+    }
+    ((FdObject *)owned)->foreign = 1;
+    return Py_BuildValue("(NLi)", owned, identity, flags);
 }
 
 int is_valid(int listener, uint64_t id) { return ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0; }
@@ -213,7 +217,9 @@ PyObject *k_open_elsewhere(ARGS) {
     struct epoll_event event = {.events = EPOLLHUP | EPOLLIN | EPOLLOUT};
     int result = epoll_ctl(epoll, EPOLL_CTL_ADD, owner->fd, &event);
     int error = errno;
+    enter();
     close(owner->fd);
+    leave();
     owner->fd = -1;
     if (result == 0) {
         result = epoll_wait(epoll, &event, 1, 0);
@@ -278,6 +284,7 @@ PyObject *k_epoll_add_at(ARGS) {
 PyObject *k_signal_fd(ARGS) {
     sigset_t all, wanted;
     sigfillset(&all);
+    sigdelset(&all, SIGRTMAX); /* comes at no such time: patience.c */
     sigemptyset(&wanted);
     int one, other;
     if (arity("signal_fd", nargs, 2) < 0 || as_int(args[0], &one) < 0 || as_int(args[1], &other) < 0) {

@@ -6,8 +6,10 @@
  * seccomp_unotify(2). */
 #include "kernel.h"
 
-enum { SO_ORIGINAL = 80, /* SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST: linux/netfilter_ipv4.h */
-       MAX_ANSWER = 512 };
+enum {
+    SO_ORIGINAL = 80, /* SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST: linux/netfilter_ipv4.h */
+    MAX_ANSWER = 512
+};
 
 int reply_value(int listener, uint64_t id, int64_t value, int error) {
     struct seccomp_notif_resp response = {.id = id, .val = value, .error = -error};
@@ -36,9 +38,7 @@ static void replace_with(PyObject **place, PyObject *stolen) {
     Py_XDECREF(old);
 }
 
-static void replace(PyObject **place, PyObject *value) {
-    replace_with(place, Py_NewRef(value));
-}
+static void replace(PyObject **place, PyObject *value) { replace_with(place, Py_NewRef(value)); }
 
 static int unknown(void) { return PyErr_Occurred() ? -1 : 0; }
 
@@ -58,7 +58,7 @@ static int fetch(PyObject *module, ReflexObject *self, const struct seccomp_noti
     }
     socklen_t size = sizeof *cookie;
     if (getsockopt(*fd, SOL_SOCKET, SO_COOKIE, cookie, &size) < 0) {
-        close(*fd);
+        close_soon(*fd, 1);
         return 0;
     }
     return 1;
@@ -87,7 +87,7 @@ static SockObject *new_sock(ReflexObject *self, PyObject *app, uint64_t cookie, 
 }
 
 /* Put an entry into the table, which owns it from now on. The entry, borrowed. */
-static SockObject *enter(ReflexObject *self, SockObject *sock) {
+static SockObject *add_sock(ReflexObject *self, SockObject *sock) {
     PyObject *key = sock == NULL ? NULL : PyLong_FromLongLong(sock->cookie);
     int status = key == NULL ? -1 : PyDict_SetItem(self->sockets, key, (PyObject *)sock);
     Py_XDECREF(key);
@@ -119,7 +119,7 @@ static int serve_socket(ReflexObject *self, int listener, int tcp, const struct 
         return 0;
     }
     /* Known before the app can use it: another thread of it may be faster than we are. */
-    int status = enter(self, new_sock(self, app, cookie, family, !tcp)) == NULL ? -1 : 0;
+    int status = add_sock(self, new_sock(self, app, cookie, family, !tcp)) == NULL ? -1 : 0;
     if (status == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) {
         int error = errno;
         PyObject *key = PyLong_FromUnsignedLongLong(cookie);
@@ -244,12 +244,12 @@ PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd) {
 }
 
 static void close_now(int *fd) {
-    close(*fd);
+    close_guarded(*fd);
     *fd = -1;
 }
 
-/* Connect a socket to one of a route's targets and reply. `fd`, our duplicate, is closed before that: when the app closes
- * its own, the socket must be closed. */
+/* Connect a socket to one of a route's targets and reply. `fd`, our duplicate, is closed before that: when the app
+ * closes its own, the socket must be closed. */
 static int follow(PyObject *module, ReflexObject *self, int epoll, RouteObject *route, SockObject *sock, int *fd,
                   int listener, const struct seccomp_notif *n, PyObject **event) {
     if (route->lobby != NULL) {
@@ -343,20 +343,20 @@ static int serve_connect(PyObject *module, ReflexObject *self, int epoll, int li
     SockObject *sock = find(self, listener, cookie);
     RouteObject *route = NULL;
     if (sock != NULL && sock->unix_file && sock->phase == NEW && !sock->named &&
-        (sock->bound == NULL || sock->bound == Py_None) &&
-        !vm_copy((int)n->pid, n->data.args[1], key.raw, size, 0) && is_valid(listener, n->id)) {
+        (sock->bound == NULL || sock->bound == Py_None) && !vm_copy((int)n->pid, n->data.args[1], key.raw, size, 0) &&
+        is_valid(listener, n->id)) {
         key.family = sock->family;
         route = (RouteObject *)look_up_bytes(self->routes, &key, offsetof(struct route_key, raw) + size);
     }
     if (route == NULL) {
-        close(fd);
+        close_soon(fd, 1);
         return unknown();
     }
     Py_INCREF((PyObject *)route); /* Python may run below, and forget it */
     Py_INCREF((PyObject *)sock);
     status = follow(module, self, epoll, route, sock, &fd, listener, n, event);
     if (fd >= 0) {
-        close(fd);
+        close_guarded(fd);
     }
     Py_DECREF((PyObject *)sock);
     Py_DECREF((PyObject *)route);
@@ -399,7 +399,7 @@ static int serve_accept(PyObject *module, ReflexObject *self, int listener, cons
         sock != NULL && sock->phase == LISTENING ? look_up(self->services, (uint64_t)sock->service) : NULL;
     int plain = service == NULL ? unknown() : is_plain(service);
     if (plain <= 0) {
-        close(fd);
+        close_soon(fd, 1);
         return plain;
     }
     PyObject *left;
@@ -420,7 +420,7 @@ static int serve_accept(PyObject *module, ReflexObject *self, int listener, cons
         } else if (number == -EAGAIN) {
             status = fcntl(fd, F_GETFL) & O_NONBLOCK ? 1 : 0; /* one that waits is Python's */
             if (status) {
-                close(fd);
+                close_guarded(fd);
                 held = -1;
                 reply_value(listener, n->id, 0, EAGAIN);
             }
@@ -430,7 +430,7 @@ static int serve_accept(PyObject *module, ReflexObject *self, int listener, cons
         Py_XDECREF(left);
     } while (number == INT_MIN && status == 1);
     if (held >= 0) {
-        close(held);
+        close_soon(held, 1);
     }
     return status;
 }
@@ -498,18 +498,20 @@ static int serve_name(PyObject *module, ReflexObject *self, int listener, int of
     }
     SockObject *sock = (SockObject *)look_up(self->sockets, cookie);
     if (sock == NULL ? PyErr_Occurred() != NULL : !sock->unix_file || !is_up(sock)) {
-        close(fd);
+        close_soon(fd, 1);
         return unknown();
     }
     status = read_ends(self, fd, &ends);
-    close(fd);
     if (status <= 0) {
+        close_soon(fd, 1);
         return status;
     }
+    close_guarded(fd);
     union peer_address shown;
     const struct connection_name *link = &ends.link;
     if (ends.parent == NULL) { /* the client's end */
-        if (sock == NULL || link->server_size != link->client_size || (sock->family == AF_INET && link->server_size != 4)) {
+        if (sock == NULL || link->server_size != link->client_size ||
+            (sock->family == AF_INET && link->server_size != 4)) {
             return 0; /* a vservice led from one family to the other: the name has what the server sees */
         }
         socklen_t size =
@@ -567,7 +569,7 @@ static SockObject *recall(ReflexObject *self, int listener, int fd, uint64_t coo
         Py_DECREF((PyObject *)sock);
         return NULL;
     }
-    return enter(self, sock);
+    return add_sock(self, sock);
 }
 
 /* The entry of the socket that an option is about: 1, or as above. `fd` is open only then. */
@@ -583,7 +585,7 @@ static int find_for_option(PyObject *module, ReflexObject *self, int listener, c
         *sock = recall(self, listener, *fd, cookie);
     }
     if (*sock == NULL || !(*sock)->unix_file || ((*sock)->phase != NEW && !is_up(*sock))) {
-        close(*fd);
+        close_soon(*fd, 1);
         return unknown();
     }
     return 1;
@@ -609,7 +611,7 @@ static int serve_set_option(PyObject *module, ReflexObject *self, int listener, 
     if (status <= 0) {
         return status;
     }
-    close(fd);
+    close_guarded(fd);
     if (vm_copy((int)n->pid, n->data.args[3], &value, sizeof value, 0) || !is_valid(listener, n->id)) {
         return 0;
     }
@@ -659,14 +661,14 @@ static int serve_get_option(PyObject *module, ReflexObject *self, int listener, 
     }
     if (name == SO_ORIGINAL && level != SOL_SOCKET) {
         status = sock->accepted ? serve_original(self, fd, listener, n, room) : 0;
-        close(fd);
+        close_guarded(fd);
         return status;
     }
     struct question question = question_of(sock, n, room);
     if (level == IPPROTO_TCP && name == TCP_INFO && question.state & UP && is_half_closed(fd)) {
         question.state |= HALF_CLOSED;
     }
-    close(fd);
+    close_guarded(fd);
     PyObject *answer = look_up_bytes(self->answers, &question, sizeof question); /* (options, value) */
     char *data;
     Py_ssize_t size;
@@ -691,16 +693,16 @@ struct message_name {
 /* A UDP socket sends to where it sends all the time: `steady` has the sockaddr that needs no decision, by the socket's
  * cookie, and the kernel makes the call (switch/udp.py tells why that is safe). */
 static int serve_steady(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n) {
-    int fd;
+    int fd, is_message = n->data.nr == self->numbers[SENDMSG];
     uint64_t cookie;
-    if (PyDict_Size(self->steady) == 0) {
-        return 0;
+    if (PyDict_Size(self->steady) == 0 || n->data.args[is_message ? 2 : 3] & MSG_FASTOPEN) {
+        return 0; /* nothing that the kernel may do: switch/send.py */
     }
     int status = fetch(module, self, n, &fd, &cookie);
     if (status <= 0) {
         return status;
     }
-    close(fd);
+    close_soon(fd, 1);
     PyObject *expected = look_up(self->steady, cookie);
     char *wanted, given[sizeof(struct sockaddr_storage)];
     Py_ssize_t length;
@@ -708,8 +710,7 @@ static int serve_steady(PyObject *module, ReflexObject *self, int listener, cons
         return unknown();
     }
     struct message_name name = {n->data.args[4], (uint32_t)n->data.args[5]};
-    if (n->data.nr == self->numbers[SENDMSG] &&
-        vm_copy((int)n->pid, n->data.args[1], &name, sizeof name, 0)) {
+    if (is_message && vm_copy((int)n->pid, n->data.args[1], &name, sizeof name, 0)) {
         return 0;
     }
     if (name.length != (size_t)length || name.length > sizeof given ||

@@ -2,7 +2,8 @@
 #include "kernel.h"
 
 /* What is no ordinary request is read by routing/l7/http1.py, and whatever is read here is read alike there
- * (tests/unit/kernel/test_request.py): origin-form, printable ASCII, CRLF, every line a header with a name of its own. */
+ * (tests/unit/kernel/test_request.py): origin-form, printable ASCII, CRLF, every line a header with a name of its own.
+ */
 enum { MAX_HEADERS = 64, MAX_NAME = 128, MAX_TEXT = 4096 };
 
 struct text {
@@ -57,8 +58,8 @@ static int read_request_line(struct text line, struct text *method, struct text 
     }
     *method = (struct text){line.start, space - line.start};
     size_t known = 0;
-    while (known < sizeof methods / sizeof *methods &&
-           (strlen(methods[known]) != (size_t)method->size || memcmp(methods[known], line.start, (size_t)method->size))) {
+    while (known < sizeof methods / sizeof *methods && (strlen(methods[known]) != (size_t)method->size ||
+                                                        memcmp(methods[known], line.start, (size_t)method->size))) {
         known++;
     }
     const char *target = space + 1, *end = line.start + line.size - tail;
@@ -133,7 +134,8 @@ static int read_authority(struct text authority, PyObject *found) {
     return put(found, "http.authority", authority) < 0 || put(found, "http.host", name) < 0 ? -1 : 1;
 }
 
-/* http_request(data): the attributes that routing.l7.http1 finds in the head of a request; None where that must look. */
+/* http_request(data): the attributes that routing.l7.http1 finds in the head of a request; None where that must look.
+ */
 PyObject *k_http_request(ARGS) {
     struct text rest, line, method, path, query, version, authority = {NULL, 0};
     char *data;

@@ -55,20 +55,13 @@ static void sock_dealloc(PyObject *self) {
 #define SOCK(name, kind, field) {name, kind, offsetof(SockObject, field), 0, NULL}
 
 static PyMemberDef sock_members[] = {
-    SOCK("cookie", T_LONGLONG, cookie),
-    SOCK("app", T_OBJECT, app),
-    SOCK("family", T_INT, family),
-    SOCK("unix", T_BOOL, unix_file),
-    SOCK("phase", T_INT, phase),
-    SOCK("bound", T_OBJECT, bound),
-    SOCK("options", T_OBJECT, options),
-    SOCK("named", T_BOOL, named),
-    SOCK("link", T_OBJECT, link),
-    SOCK("parent", T_OBJECT, parent),
-    SOCK("accepted", T_BOOL, accepted),
-    SOCK("answered", T_INT, answered),
-    SOCK("service", T_INT, service),
-    {NULL, 0, 0, 0, NULL},
+    SOCK("cookie", T_LONGLONG, cookie), SOCK("app", T_OBJECT, app),
+    SOCK("family", T_INT, family),      SOCK("unix", T_BOOL, unix_file),
+    SOCK("phase", T_INT, phase),        SOCK("bound", T_OBJECT, bound),
+    SOCK("options", T_OBJECT, options), SOCK("named", T_BOOL, named),
+    SOCK("link", T_OBJECT, link),       SOCK("parent", T_OBJECT, parent),
+    SOCK("accepted", T_BOOL, accepted), SOCK("answered", T_INT, answered),
+    SOCK("service", T_INT, service),    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot sock_slots[] = {
@@ -237,9 +230,10 @@ PyType_Spec route_spec = {
 
 /* -- Reflex */
 
-#define DICTIONARIES(X) \
-    X(apps) X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) \
-    X(held) X(crowd)
+#define DICTIONARIES(X)                                                                                                \
+    X(apps)                                                                                                            \
+    X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held)         \
+        X(crowd)
 #define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
@@ -261,9 +255,9 @@ static int reflex_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     }
     self->sock_type = Py_NewRef(type);
     self->no_options = Py_NewRef(options);
-#define MAKE(name) \
-    if ((self->name = PyDict_New()) == NULL) { \
-        return -1; \
+#define MAKE(name)                                                                                                     \
+    if ((self->name = PyDict_New()) == NULL) {                                                                         \
+        return -1;                                                                                                     \
     }
     DICTIONARIES(MAKE)
 #undef MAKE
@@ -323,9 +317,9 @@ static PyMemberDef reflex_members[] = {
     DICTIONARIES(MEMBER)
 #undef MEMBER
 #define CALLBACK(name) {#name, T_OBJECT, offsetof(ReflexObject, name), 0, NULL},
-    CALLBACKS(CALLBACK)
+        CALLBACKS(CALLBACK)
 #undef CALLBACK
-    {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
+            {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
     {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},
     {"ticking", T_BOOL, offsetof(ReflexObject, ticking), 0, NULL},
     {NULL, 0, 0, 0, NULL},

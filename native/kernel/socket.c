@@ -70,8 +70,11 @@ int connect_now(int fd, const struct sockaddr *address, socklen_t size) {
     if (!(flags & O_NONBLOCK)) {
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
     }
+    enter();
     int result = connect(fd, address, size);
-    int error = errno;
+    leave();
+    /* It had lost O_NONBLOCK again, and would have waited: patience.c. */
+    int error = errno != EINTR ? errno : address->sa_family == AF_UNIX ? EAGAIN : EINPROGRESS;
     if (!(flags & O_NONBLOCK)) {
         fcntl(fd, F_SETFL, flags);
     }
@@ -197,8 +200,10 @@ int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size) {
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
     }
     *size = sizeof *peer;
+    enter();
     int accepted = accept4(fd, (struct sockaddr *)peer, size, SOCK_CLOEXEC);
-    int error = errno;
+    leave();
+    int error = errno == EINTR ? EAGAIN : errno; /* see connect_now */
     if (!(flags & O_NONBLOCK)) {
         fcntl(fd, F_SETFL, flags);
     }

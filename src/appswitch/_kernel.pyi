@@ -212,6 +212,12 @@ def open_elsewhere(fd: Fd, /) -> bool:
 def epoll_add_at(pidfd: _Fd, epoll: int, number: int, fd: _Fd, events: int, data: int, /) -> int:
     """EPOLL_CTL_ADD ``fd`` to another process' ``epoll`` as if it stood at ``number`` there. 0 or errno."""
 
+def watch_over() -> None:
+    """From now on the calling thread waits for no app in connect(2), accept(2) and close(2). Raises OSError.
+
+    See native/kernel/patience.c. To be called once, before `signal_fd`.
+    """
+
 def signal_fd(one: int, other: int, /) -> Fd:
     """Readable when one of the two signals has come; all are blocked from now on. signalfd(2). Raises OSError."""
 

@@ -389,6 +389,48 @@ def test_log_that_nobody_reads() -> None:
             daemon._remove()
 
 
+_LINGER = """
+import os, signal, socket, struct, sys
+# Sockets that have something to send which nobody reads, and ten minutes for it, left to the daemon alone.
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+for number in range(20):
+    one = socket.create_connection(listener.getsockname())
+    one.setblocking(False)
+    try:
+        while True:
+            one.send(bytes(1 << 16))
+    except BlockingIOError:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+    this, that = socket.socketpair()
+    way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.kill(int(sys.argv[2]), signal.SIGSTOP)  # until it has the last descriptor
+    way.connect(os.path.join(sys.argv[1], ("delegate.sock", "attach.sock")[number % 2]))
+    # By itself, in a queue of one that is sent, behind so many that it is lost, and in what is never read.
+    sent = ([one], [that], [this] * 100 + [one], [one])[number // 2 % 4]
+    if that in sent:
+        socket.send_fds(this, [b"x"], [one.fileno()])
+    if number // 2 % 4 == 3:
+        way.send(b"nonsense")
+    socket.send_fds(way, [b"nonsense"], [each.fileno() for each in sent])
+    for each in (one, this, that):
+        each.close()
+    os.kill(int(sys.argv[2]), signal.SIGCONT)
+    try:
+        way.recv(1000)
+    except ConnectionResetError:
+        pass
+print("done", flush=True)
+"""
+
+
+def test_sockets_that_linger(own: Daemon) -> None:
+    """Their last descriptor is the switch's, which closes it at once."""
+    with App(python(_LINGER, own.run_dir, switch_of(own)), own.environment()) as confederate:
+        assert confederate.wait(20) == 0, confederate
+    own.run("true", timeout=20)
+
+
 # --- names that are not ours -----------------------------------------------------------------------------------------
 
 

@@ -198,6 +198,21 @@ def test_exposed_ports(switched: Switched, services: Services) -> None:
     assert stranger("127.0.0.1", "GET /closed HTTP/1.0\r\n\r\n") == ""
 
 
+def test_an_app_at_an_exposed_port_is_itself(switched: Switched, services: Services) -> None:
+    """By an address of the host an app comes to an exposed port, and to an external vservice: it is no stranger."""
+    port, external = free_port(), free_port()
+    server = echo(switched, "--expose", f"7000:127.0.0.1:{port}", *labels(app="front"))
+    wait_until(lambda: _listens(port), "the host's port")
+    services.vservice("outer", str(server.ip), ports=f"{external}:7000", external=True)
+    wait_until(lambda: _listens(external), "the host's other port")
+    services.policy("no-guests", "deny", from_={"labels": {"role": "guest"}}, to={"labels": {"app": "front"}})
+    ports = ("--host-port", str(port), "--host-port", str(external))
+    targets = (f"127.0.0.1:{port}", f"127.0.0.1:{external}")
+    assert ask(switched, *targets, options=(*ports, *labels(role="api"))) == ["hello", "hello"]
+    assert ask(switched, *targets, options=(*ports, *labels(role="guest"))) == []
+    wait_until(lambda: len(denials(services, "no-guests")) == 2, "both denials in the log")
+
+
 @pytest.fixture
 def own(daemon_factory: Callable[..., Daemon], addresses: Addresses) -> Iterator[Switched]:
     with Switched(daemon_factory(), addresses) as made:

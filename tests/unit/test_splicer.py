@@ -842,3 +842,22 @@ def test_by_hand_it_says_who_starts_it() -> None:
     done = subprocess.run([SPLICER], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 125
     assert done.stderr == "ax-splice: it is started by the switch\n"
+
+
+def test_a_socket_that_lingers_holds_nobody_up(splicer: Splicer, link: Link) -> None:
+    """Sent along with an app's bytes it has nobody else: its close(2) would take ten minutes, and everybody's time."""
+    hostile = Link(splicer)
+    sockets = []
+    for _ in range(3):
+        near, far = tcp_ends()
+        fill(near)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+        socket.send_fds(hostile.app, [b"x"], [near.fileno()])
+        near.close()
+        sockets.append(far)
+    assert take(hostile.remote, 3) == b"xxx"
+    link.echo()
+    hostile.close()
+    for far in sockets:
+        far.close()
+    wait_until(splicer.sleeps, "nothing to do")

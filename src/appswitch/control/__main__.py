@@ -10,7 +10,7 @@ import sys
 
 import structlog
 
-from appswitch.control import idle, logs, server
+from appswitch.control import gifts, idle, logs, server
 from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
@@ -58,6 +58,8 @@ class Control:
         sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
         where = "{}:{}".format(*tcp.getsockname()) if tcp else str(path)
         self.dns = self._make_dns()
+        if not gifts.refuse(sockets[0]):
+            gifts.wait_for_none()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)

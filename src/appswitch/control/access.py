@@ -29,6 +29,9 @@ import msgspec
 from appswitch.control.problems import ProblemError
 from appswitch.model import AppSpec, ConnectionRow, FlowRow
 
+# What `FlowRow.rule` says where no policy decided: the app's own --egress, a limit, first bytes that mean nothing.
+NOT_CONFIGURED = frozenset(("", "egress", "limits", "peek"))
+
 
 class Peer(msgspec.Struct, frozen=True):
     """The process at the other end of a Unix socket, when it connected."""
@@ -58,6 +61,12 @@ class Caller(msgspec.Struct, frozen=True):
     def sees_connection(self, row: ConnectionRow | FlowRow, app_of: Callable[[int], AppSpec | None]) -> bool:
         """Whoever owns one end sees a connection, and what was decided about it."""
         return self.sees_all or any(self.sees(app_of(end)) for end in (row.client_app, row.server_app))
+
+    def rule(self, rule: str) -> str:
+        """What decided, as far as it is shown: policies are administrators', and so are their names."""
+        if self.sees_all or rule in NOT_CONFIGURED:
+            return rule
+        return "(proxy)" if rule.startswith("proxy ") else "(policy)"
 
     def must_own(self, app: AppSpec) -> None:
         """Raises ProblemError unless the app may be changed."""

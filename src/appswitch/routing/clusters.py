@@ -10,7 +10,6 @@ import functools
 import ipaddress
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import NamedTuple
 
 from appswitch.address import Address, is_loopback
@@ -25,9 +24,9 @@ from appswitch.resources import (
     Reference,
     ServicePort,
     VService,
-    matches,
 )
 from appswitch.routing.balance import Balancer
+from appswitch.routing.patterns import Tests, compiled, hold
 from appswitch.routing.table import Endpoint, Member, Table
 
 DEPTH = 8  # of vservices behind vservices: loops are refused where they are made, and end here
@@ -62,14 +61,14 @@ class Route:
     backends: tuple[BackendSpec, ...]
     balancer: Balancer
     hash_on: str
+    _tests: Tests = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._tests = compiled(self.match)
 
     def takes(self, attributes: dict[str, str]) -> bool:
         """Whether first bytes are for this route."""
-        for name, patterns in self.match.items():
-            value = attributes.get(name)
-            if value is None or not any(map(matches, patterns, repeat(value))):
-                return False
-        return True
+        return hold(self._tests, attributes)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ from itertools import islice
 from appswitch.address import ip_text
 from appswitch.resources import Policy, Selector
 from appswitch.routing.judge import Attributes, Case, Decision, Direction, judge
-from appswitch.routing.selectors import Condition, Connection, End, Rule, fits_all, lacking, said
+from appswitch.routing.patterns import hold
+from appswitch.routing.selectors import Condition, Connection, End, Rule, lacking, said
 
 SHOWN = 10  # policies of one direction of which is told why they do not match
 
@@ -112,7 +113,9 @@ def _l7(rule: Rule, attributes: Attributes) -> str:
     if attributes is None:
         return f"matches if {asked}; that is not known yet"
     if rule.fits_attributes(attributes):
-        return "matches: " + _match(next(match for match in rule.l7 if fits_all(match, attributes)))
+        return "matches: " + _match(
+            next(m for m, tests in zip(rule.l7, rule.tests, strict=True) if hold(tests, attributes))
+        )
     named = dict.fromkeys(name for match in rule.l7 for name in match)
     known = (f"{name} is {attributes[name]!r}" if name in attributes else f"there is no {name}" for name in named)
     return f"{', '.join(known)}; it asks for {asked}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from appswitch.address import ip_bytes
-from appswitch.resources import L7Match, Policy, Proxy, matches
+from appswitch.resources import Policy, Proxy
+from appswitch.routing.patterns import Tests, compiled, hold
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.table import Endpoint, Table
 
@@ -24,6 +25,7 @@ class Proxies:
     """The proxies, and the policies that lead to them. One writer: the switch."""
 
     by_name: dict[str, Proxy] = field(default_factory=dict)
+    _wants: dict[str, tuple[Tests, ...]] = field(default_factory=dict)  # the same
     _policies: dict[str, Policy] = field(default_factory=dict)
     # The same policies as ones that "deny": who matches first is who redirects.
     _redirecting: Policies = field(default_factory=Policies)
@@ -34,10 +36,12 @@ class Proxies:
     def put(self, proxy: Proxy) -> None:
         """Add or replace."""
         self.by_name[proxy.name] = proxy
+        self._wants[proxy.name] = tuple(map(compiled, proxy.wants))
 
     def remove(self, name: str) -> None:
         """Unknown ones are ignored."""
         self.by_name.pop(name, None)
+        self._wants.pop(name, None)
 
     def put_policy(self, policy: Policy) -> None:
         """An allow policy with a proxy."""
@@ -52,6 +56,7 @@ class Proxies:
     def clear(self) -> None:
         """Forget everything."""
         self.by_name.clear()
+        self._wants.clear()
         self._policies.clear()
         self._redirecting.reset()
 
@@ -84,7 +89,7 @@ class Proxies:
             if name not in had and not is_own(proxy, client, uid):
                 if proxy.wants and attributes is None:
                     return True
-                if _wants(proxy, attributes or {}):
+                if not proxy.wants or any(hold(tests, attributes or {}) for tests in self._wants[name]):
                     return proxy
             name = proxy.next
         return None
@@ -123,14 +128,3 @@ def _ip(host: str) -> bytes | None:
         return ip_bytes(host.strip("[]"))
     except ValueError:
         return None
-
-
-def _wants(proxy: Proxy, attributes: Attributes) -> bool:
-    return not proxy.wants or any(_matches(match, attributes) for match in proxy.wants)
-
-
-def _matches(match: L7Match, attributes: Attributes) -> bool:
-    return all(
-        name in attributes and any(matches(pattern, attributes[name]) for pattern in patterns)
-        for name, patterns in match.items()
-    )

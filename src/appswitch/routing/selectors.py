@@ -9,6 +9,7 @@ from typing import NamedTuple
 from appswitch.address import ip_text
 from appswitch.model import Protocol
 from appswitch.resources import L7Match, Pattern, Policy, PortRange, Selector, matches
+from appswitch.routing.patterns import Tests, compiled, hold
 from appswitch.routing.table import Labels
 
 Rank = tuple[int, str]
@@ -82,6 +83,7 @@ class Rule:
     from_: tuple[Condition, ...]
     to: tuple[Condition, ...]
     l7: tuple[L7Match, ...] | None  # None: nothing is asked of attributes; nothing in it: it can never match
+    tests: tuple[Tests, ...]  # of ``l7``
     process: bool  # whether some selector depends on the process
 
     @property
@@ -124,7 +126,7 @@ class Rule:
             return True
         if attributes is None:
             return None if self.l7 else False
-        return any(fits_all(match, attributes) for match in self.l7)
+        return any(hold(tests, attributes) for tests in self.tests)
 
 
 def covers(networks: tuple[Network, ...], ip: bytes) -> bool:
@@ -138,20 +140,12 @@ def runs(patterns: tuple[Pattern, ...], executable: str | None) -> bool:
     return executable is not None and any(matches(pattern, executable) for pattern in patterns)
 
 
-def fits_all(match: L7Match, attributes: dict[str, str]) -> bool:
-    """Whether each attribute that is named matches one of its patterns. One that is missing does not."""
-    for name, patterns in match.items():
-        value = attributes.get(name)
-        if value is None or not any(matches(pattern, value) for pattern in patterns):
-            return False
-    return True
-
-
 def compile_policy(policy: Policy) -> Rule:
     """Raises ValueError for a network that is none: control has checked them."""
     from_, to = (tuple(map(_condition, side)) for side in (policy.from_, policy.to))
     process = any(condition.process for condition in from_)
-    return Rule(policy, (policy.order, policy.name), from_, to, _alternatives(policy.l7), process)
+    l7 = _alternatives(policy.l7)
+    return Rule(policy, (policy.order, policy.name), from_, to, l7, tuple(map(compiled, l7 or ())), process)
 
 
 def _condition(selector: Selector) -> Condition:

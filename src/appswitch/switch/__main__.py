@@ -62,6 +62,7 @@ def main() -> int:
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
+    _kernel.watch_over()
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
     switch.held, switch.inherited = [signals], kept.inherited
@@ -93,8 +94,13 @@ def _config(places: RunDir) -> Config:
         node_ips=node_ips,
         transport=env.get("AX_TRANSPORT", "unix"),
         timing=env.get("AX_TIMING") == "1",
-        dns=places.dns if env.get("AX_DNS", "1").lower() not in ("0", "false", "no", "off") else None,
+        dns=places.dns if _is_on(env.get("AX_DNS", "1")) else None,
+        landlock=_is_on(env.get("AX_LANDLOCK", "1")),
     )
+
+
+def _is_on(text: str) -> bool:
+    return text.lower() not in ("0", "false", "no", "off")
 
 
 def _work_in(directory: Path) -> None:

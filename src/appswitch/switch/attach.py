@@ -20,6 +20,7 @@ from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.switch import filter as seccomp_filter
 from appswitch.switch import netns
 from appswitch.switch.apps import App
+from appswitch.switch.crowd import displaced
 from appswitch.switch.keep import Keep
 from appswitch.switch.loop import Timer
 
@@ -33,6 +34,7 @@ _OFFER = struct.Struct("=4sIIIII")
 _STATUS = struct.Struct("=4sI")
 _UCRED = struct.Struct("=iII")
 _EPERM, _EPROTO = 1, 71
+_MAX_FD = 253  # descriptors of one packet, unix(7): the kernel would close what is not received, and may wait for it
 PATIENCE = 10.0  # seconds for a launcher to go through its steps
 LIMIT, LIMIT_OF_ONE = 1024, 64  # launchers at a time, of all users and of one who is not root
 
@@ -130,8 +132,11 @@ class Attach:
         guest = _Guest(self._switch, self, connection)
         self._guests.add(guest)
         self._guests_of[guest.uid] += 1
-        if len(self._guests) > LIMIT or (guest.uid and self._guests_of[guest.uid] > LIMIT_OF_ONE):
+        if guest.uid and self._guests_of[guest.uid] > LIMIT_OF_ONE:
             guest.leave()
+        elif len(self._guests) > LIMIT:
+            users = [other for other in self._guests if other.uid]
+            (displaced(self._guests, users, guest.uid) or guest).leave()
 
     def _expire(self, app_id: int) -> None:
         if self.forget(app_id):
@@ -153,7 +158,7 @@ class _Guest:
 
     def _on_packet(self) -> None:
         try:
-            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(16 * 4))
+            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_MAX_FD * 4))
         except BlockingIOError:
             return
         except OSError:
@@ -178,7 +183,7 @@ class _Guest:
             self._refuse(_OFFER, _EPERM, problem)
             return
         program = self._attach.program()
-        flags = FLAG_LANDLOCK if landlock >= 4 else 0
+        flags = FLAG_LANDLOCK if landlock >= 4 and self._switch.config.landlock else 0
         self._send(_OFFER.pack(MAGIC, 0, flags, 0, len(program) // 8, 0) + program)
 
     def _on_listener(self, registration: Registration, data: bytes, received: list[Fd]) -> None:
@@ -213,7 +218,7 @@ class _Guest:
         """End it, whatever it has come to."""
         if self._connection.fileno() >= 0:
             self._switch.loop.unwatch(self._connection.fileno())
-            self._connection.close()
+            Fd(self._connection.detach()).close()  # what is in its queue may linger: native/kernel/patience.c
             self._timer.cancel()
             self._attach.done(self)
             if self._registration is not None:  # its token is used up, and nobody will come any more

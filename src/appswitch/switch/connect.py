@@ -90,7 +90,9 @@ def _elsewhere(switch: Switch, attempt: Attempt, path: Path, verdict: Deny | Out
         return refuse(switch, attempt, ends, verdict.error)
     if isinstance(verdict, Outside):
         switch.flowlog.outside(path.flow, source, verdict)
-    return tcp(switch, attempt, Fixed(switch, verdict.to, ends), at_home=isinstance(verdict, Home))
+    if isinstance(verdict, Home):
+        return tcp(switch, attempt, Fixed(switch, verdict.to, ends), at_home=True)
+    return tcp(switch, attempt, Fixed(switch, verdict.to, ends, path.flow))
 
 
 def _again(switch: Switch, attempt: Attempt) -> Outcome:

@@ -12,6 +12,7 @@ from appswitch._kernel import Fd
 from appswitch.address import Address, is_any
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
+from appswitch.routing.route import Flow
 from appswitch.routing.table import Endpoint
 from appswitch.switch.accept import purge, receive_timeout, wake
 from appswitch.switch.call import LATER, Call, Outcome
@@ -66,10 +67,12 @@ class Fixed:
 
     patience: float | None = None
 
-    def __init__(self, switch: Switch, actual: Address, ends: Ends) -> None:
+    def __init__(self, switch: Switch, actual: Address, ends: Ends, flow: Flow | None = None) -> None:
+        """``flow``: of an app, to an address that may be the host's."""
         self._switch = switch
         self._actual = actual
         self.ends = ends
+        self._flow = flow
 
     def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
         """See `Target`."""
@@ -77,6 +80,8 @@ class Fixed:
         error = _kernel.connect(tcp, where)
         if error in (0, errno.EINPROGRESS) and self.ends.server_app:
             announce(self._switch, tcp, self._actual, self.ends)
+        elif self._flow is not None:
+            self._switch.comers.expect(tcp, self._actual, error, self._flow)
         return error, where
 
     def again(self, _tcp: Fd, _family: int, _error: int) -> bytes | None:

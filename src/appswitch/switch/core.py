@@ -27,6 +27,7 @@ from appswitch.switch import accept, sweep
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
 from appswitch.switch.census import Census
+from appswitch.switch.comers import Comers
 from appswitch.switch.datagrams import Datagrams
 from appswitch.switch.delegation import Delegation
 from appswitch.switch.descriptors import Reserve
@@ -70,6 +71,7 @@ class Config:
     transport: str
     timing: bool  # measure the time of each call
     dns: Path | None  # where control takes DNS sockets
+    landlock: bool = True  # have the kernel forbid what interception alone would; off to test that alone
 
 
 class Switch:
@@ -119,6 +121,7 @@ class Switch:
         self.parking.on_fault = lambda call, problem: self.fault("wait", call.app, problem)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
+        self.comers = Comers(lambda: self.gates.judges)
         self.gates = Gates(self)
         self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
         self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at

@@ -34,7 +34,7 @@ class Dial:
     ) -> None:
         """``key``: what is hashed. ``families``: lengths of addresses outside that the client's socket can reach."""
         self._switch = switch
-        self._flow = flow
+        self.flow = flow
         self._version = switch.table.version
         self.verdict = verdict
         self.balancer = verdict.route.balancer
@@ -58,7 +58,7 @@ class Dial:
         return None
 
     def _forbidden(self, upstream: Upstream) -> Deny | None:
-        return forbidden(self._flow, upstream, self.verdict.cluster, self._switch.world)
+        return forbidden(self.flow, upstream, self.verdict.cluster, self._switch.world)
 
     def _next(self) -> Upstream | None:
         now = time.monotonic()
@@ -139,7 +139,9 @@ class Dialled:
         if upstream.member is None:
             self.ends = Ends(self._client_app, 0, self._source, self._dial.verdict.to)
             where = sockaddr.encode(family, upstream.address)
-            return _kernel.connect(tcp, where), where
+            error = _kernel.connect(tcp, where)
+            self._switch.comers.expect(tcp, upstream.address, error, self._dial.flow)
+            return error, where
         service = living(self._switch, upstream)
         if service is None:
             return errno.ECONNREFUSED, b""

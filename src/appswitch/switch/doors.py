@@ -95,6 +95,7 @@ class Doors:
             return opened
         self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
         self._exposed.setdefault(actual, []).append(service)
+        self._gates.comers.exposed[actual.port] += 1
         return 0
 
     def _exposed_at(self, wanted: Address) -> list[Service]:
@@ -139,6 +140,7 @@ class Doors:
                 self._exposed[door.actual].remove(service)
                 if not self._exposed[door.actual]:
                     del self._exposed[door.actual]
+                self._gates.comers.exposed[door.actual.port] -= 1
                 continue
             self._inside[service.app.id] -= 1
             if not self._inside[service.app.id]:

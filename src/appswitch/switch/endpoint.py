@@ -25,6 +25,7 @@ from appswitch.resources import Proxy
 from appswitch.routing.proxies import accepting
 from appswitch.routing.route import REFUSED, Balanced, Delegate, Flow, Local
 from appswitch.switch.apps import App
+from appswitch.switch.crowd import displaced
 from appswitch.switch.gates import stranger
 from appswitch.switch.guest import Guest
 from appswitch.switch.held import Held
@@ -71,8 +72,12 @@ class Endpoint:
     def _has_room(self, uid: int) -> bool:
         """For one more, who is among them already. Users do not lock each other out, nor administrators."""
         admin = self._is_admin(uid)
-        if sum(self._is_admin(peer.uid) == admin for peer in self._peers) > GUESTS:
-            return False
+        alike = [peer for peer in self._peers if self._is_admin(peer.uid) == admin]
+        if len(alike) > GUESTS:
+            other = displaced(alike, [peer for peer in alike if peer.idle and not admin], uid)
+            if other is None:
+                return False
+            other.close()
         return admin or sum(peer.uid == uid for peer in self._peers) <= USERS_GUESTS
 
     def _is_admin(self, uid: int) -> bool:

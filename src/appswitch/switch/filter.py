@@ -37,8 +37,10 @@ def build(arch: str) -> bytes:
 
 def _row(asm: bpf.Assembler, row: Syscall) -> None:
     asm.label(row.name)
-    action = bpf.RET_NOTIFY if row.handler else bpf.RET_ERRNO | row.error
-    for position, alternative in enumerate(row.when):
+    error = bpf.RET_ERRNO | row.error
+    actions = [(one, error) for one in row.refused]
+    actions += [(one, bpf.RET_NOTIFY if row.handler else error) for one in row.when]
+    for position, (alternative, action) in enumerate(actions):
         otherwise = f"{row.name}/{position + 1}"
         for index, test in enumerate(alternative):
             _test(asm, test, f"{row.name}/{position}/{index}", otherwise)

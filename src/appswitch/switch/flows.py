@@ -21,6 +21,7 @@ from appswitch.switch.call import Failed
 from appswitch.switch.datagrams import DNS_PORT
 from appswitch.switch.sockets import Socket
 
+Identity = tuple[int | None, str | None]  # of a process: user, executable
 LIMIT = 512  # decisions of one app that are remembered: who goes to very many places makes nobody else forget
 
 
@@ -94,10 +95,10 @@ class Flows:
         self._paths: dict[int, dict[tuple[int, bytes], Path]] = {}
         self._version = -1
 
-    def find(self, app: App, family: int, raw: bytes, tid: int) -> Path:
+    def find(self, app: App, family: int, raw: bytes, tid: int, who: Identity | None = None) -> Path:
         """The path to the address in ``raw`` for a socket of ``family``. Raises Failed(EINVAL, EAFNOSUPPORT).
 
-        ``tid``: who asks, where policies are about single programs and users.
+        ``tid``: who asks, where policies are about single programs and users; ``who``: as that was found before.
         """
         if self._version != self._table.version:  # also when an app has ended
             self._paths.clear()
@@ -107,7 +108,7 @@ class Flows:
             paths = self._paths[app.id] = {}
         path = paths.get((family, raw))
         if path is None:
-            path = self._decide(app, family, raw, tid)
+            path = self._decide(app, family, raw, tid, who)
             # What names stand for changes with time, and who a process is with the process.
             if not app.rules.names and path.flow.client.executable is None:
                 if len(paths) >= LIMIT:
@@ -136,7 +137,7 @@ class Flows:
             verdict = path.chosen[taken] = route(flow, self._world)
         return verdict
 
-    def _decide(self, app: App, family: int, raw: bytes, tid: int) -> Path:
+    def _decide(self, app: App, family: int, raw: bytes, tid: int, who: Identity | None) -> Path:
         """The checks are those of tcp_v4_connect() and tcp_v6_connect(), in their order."""
         if len(raw) < (sockaddr.LEN4 if family == AF_INET else sockaddr.LEN6_MIN):
             raise Failed(errno.EINVAL)
@@ -144,7 +145,9 @@ class Flows:
             raise Failed(errno.EAFNOSUPPORT)
         to = sockaddr.decode(raw)
         source = self._source(app, to)
-        flow = Flow(self._client(app, source, tid), to, app.spec.netns == "host", Leave(app.may_reach, app.rules.error))
+        flow = Flow(
+            self._client(app, source, tid, who), to, app.spec.netns == "host", Leave(app.may_reach, app.rules.error)
+        )
         verdict = self._verdict(app, flow)
         seen: Address = to if isinstance(verdict, Home) else getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
         return Path(app, family, flow, self._source(app, seen), verdict, self._table.version)
@@ -152,12 +155,12 @@ class Flows:
     def _source(self, app: App, to: Address) -> bytes:
         return loopback_like(to.ip) if is_loopback(to.ip) else app.source_for(to.ip, self._node)
 
-    def _client(self, app: App, source: bytes, tid: int) -> End:
+    def _client(self, app: App, source: bytes, tid: int, who: Identity | None) -> End:
         end = app.end(source)
         policies, proxies = self._world.policies, self._world.proxies
         if not policies.needs_process(end) and not (proxies and proxies.needs_process(end)):
             return end
-        uid, executable = procfs.identity(tid)
+        uid, executable = who or procfs.identity(tid)
         return end._replace(uid=uid, executable=executable)
 
     def _verdict(self, app: App, flow: Flow) -> Verdict:

@@ -46,6 +46,7 @@ class Gates:
         self._switch = switch
         self._open: dict[_Port, Fd] = {}
         self._leads: dict[_Port, Address] = {}  # to which virtual address
+        self.comers = switch.comers
         self._failed: dict[_Port, int] = {}  # those that could not be opened, and why: logged once
 
     def reconcile(self) -> None:
@@ -53,6 +54,7 @@ class Gates:
         wanted = self._wanted()
         for key in self._open.keys() - wanted.keys():
             fd = self._open.pop(key)
+            self.comers.gates[key[1]] -= 1
             self._switch.loop.unwatch(fd)
             fd.close()
         self._leads = wanted
@@ -88,6 +90,7 @@ class Gates:
             return
         self._failed.pop(key, None)
         self._open[key] = fd
+        self.comers.gates[port] += 1
         self._switch.loop.watch(fd, select.EPOLLIN, lambda _events: self._on_arrival(key, fd))
 
     def _on_arrival(self, key: _Port, listener: Fd) -> None:
@@ -106,8 +109,8 @@ class Gates:
         return bool(self._switch.policies or self._switch.proxies)
 
     def admit_to(self, service: Service, fd: Fd, client: Address, local: Address) -> None:
-        """A connection of a stranger to an exposed port, which leads to this service and no other."""
-        flow = Flow(stranger(client.ip), local)
+        """A connection to an exposed port, which leads to this service and no other."""
+        flow = self._flow(fd, client, local)
         self._judge(service, fd, Held(flow, client, local, unix=False, zone="", since=time.monotonic()))
 
     def _judge(self, service: Service, fd: Fd, held: Held) -> None:
@@ -145,9 +148,14 @@ class Gates:
 
         self._switch.peeking.start(fd, peek, done, stranger=True)
 
+    def _flow(self, fd: Fd, client: Address, to: Address) -> Flow:
+        """Who comes: an app that went to an address of the host, as it left, or a stranger."""
+        known = self.comers.take(fd, client)
+        return Flow(stranger(client.ip), to) if known is None else known._replace(to=to)
+
     def admit(self, fd: Fd, client: Address, to: Address) -> None:
-        """A connection of a stranger to a virtual address."""
-        flow = Flow(stranger(client.ip), to)
+        """A connection that came to a port of the host, and leads to a virtual address."""
+        flow = self._flow(fd, client, to)
         held = Held(flow, client, to, unix=False, zone="", since=time.monotonic())
         verdict: Verdict = route(flow, self._switch.world)
         if isinstance(verdict, Balanced | Delegate) and verdict.hold is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from appswitch.switch.endpoint import Endpoint
 
 _UCRED = struct.Struct("=iII")
-MAX_SENT = 16  # descriptors with one packet that are received, and closed where they are too many
+MAX_SENT = 253  # descriptors with one packet, SCM_MAX_FD: all are received, and closed where they are too many
 PATIENCE = 10.0  # seconds in which whoever connects has to say who it is
 TAKEN = 1 << 16  # connections whose end is waited for; of a proxy that never tells, the oldest are forgotten
 UNANSWERED = 1024  # connections that a proxy may have without an answer, whatever its capacity
@@ -58,6 +58,11 @@ class Guest:
     def active(self) -> int:
         """Connections that it has taken and not reported as done."""
         return len(self._taken)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has not even said who it is."""
+        return self._patience is not None
 
     @property
     def full(self) -> bool:
@@ -129,7 +134,7 @@ class Guest:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         confirmed = self._hear_out()
-        self._connection.close()
+        Fd(self._connection.detach()).close()  # what is in its queue may linger: native/kernel/patience.c
         self._forget_patience()
         self._unsent.clear()
         self._endpoint.left(self)

@@ -56,6 +56,7 @@ class Outbound:
             return problem.errno or errno.EMFILE
         self._where = sockaddr.encode(family, to)
         error = _kernel.connect(self._tcp, self._where)
+        self._switch.comers.expect(self._tcp, to, error, self._held.flow)
         if error not in (0, errno.EINPROGRESS):
             return error
         self._switch.census.outbound[self._led()] += 1

@@ -1,6 +1,10 @@
 """sendto(2), sendmsg(2) where they are more than data: with an address, or with MSG_FASTOPEN.
 
 And epoll_create(2), noted.
+
+The kernel never gets to make a call with MSG_FASTOPEN: it connects without asking Landlock, and by then another thread
+may have put a TCP socket under the number that was looked at. To other sockets the flag means nothing, and no program
+is known to give it to one: EOPNOTSUPP.
 """
 
 from __future__ import annotations
@@ -34,13 +38,13 @@ _iovec = struct.Struct("=QQ")
 def sendto(switch: Switch, call: Call) -> Outcome:
     """sendto(2) with an address. On TCP it is ignored, unless MSG_FASTOPEN makes it a connect(2) with first data."""
     fd, cookie, status = call.fetch()
+    flags = call.int32(3)
     datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is not None:
-        return udp.sendto(switch, Use(call, fd, status, datagram))
+        return -errno.EOPNOTSUPP if flags & MSG_FASTOPEN else udp.sendto(switch, Use(call, fd, status, datagram))
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        return CONTINUE
-    flags = call.int32(3)
+        return -errno.EOPNOTSUPP if flags & MSG_FASTOPEN else CONTINUE
     if not flags & MSG_FASTOPEN and not sock.unix:
         return CONTINUE  # TCP ignores the address
     address = (call.args[4], call.int32(5))
@@ -52,14 +56,15 @@ def sendto(switch: Switch, call: Call) -> Outcome:
 def sendmsg(switch: Switch, call: Call) -> Outcome:
     """sendmsg(2) with MSG_FASTOPEN, tcp(7), or by a descriptor where UDP sockets are."""
     fd, cookie, status = call.fetch()
+    fast = call.int32(2) & MSG_FASTOPEN
     datagram = switch.datagrams.identify(fd, cookie, call.app)
     if datagram is not None:
-        return udp.sendmsg(switch, Use(call, fd, status, datagram))
-    if not call.int32(2) & MSG_FASTOPEN:
+        return -errno.EOPNOTSUPP if fast else udp.sendmsg(switch, Use(call, fd, status, datagram))
+    if not fast:
         return CONTINUE
     sock = switch.sockets.identify(fd, cookie, call.app)
     if sock is None:
-        return CONTINUE
+        return -errno.EOPNOTSUPP
     name, length, vectors, count, _, _, _ = _msghdr.unpack(call.read(call.args[1], _msghdr.size))
     if count > 1024:  # UIO_MAXIOV
         return -errno.EMSGSIZE
@@ -69,13 +74,11 @@ def sendmsg(switch: Switch, call: Call) -> Outcome:
 
 def sendmmsg(switch: Switch, call: Call) -> Outcome:
     """The same for sendmmsg(2). With MSG_FASTOPEN no program is known to do it; it may use sendmsg(2)."""
+    if call.int32(3) & MSG_FASTOPEN:
+        return -errno.EOPNOTSUPP
     fd, cookie, status = call.fetch()
     datagram = switch.datagrams.identify(fd, cookie, call.app)
-    if datagram is not None:
-        return udp.sendmmsg(switch, Use(call, fd, status, datagram))
-    if not call.int32(3) & MSG_FASTOPEN:
-        return CONTINUE
-    return CONTINUE if switch.sockets.identify(fd, cookie, call.app) is None else -errno.EOPNOTSUPP
+    return CONTINUE if datagram is None else udp.sendmmsg(switch, Use(call, fd, status, datagram))
 
 
 def epoll_create(_switch: Switch, call: Call) -> Outcome:

@@ -71,7 +71,7 @@ ALWAYS: Alternatives = ((),)
 class Syscall:
     """One row. ``handler`` names a function of `appswitch.switch.dispatch`.
 
-    Without one the filter itself answers ``error``.
+    Without one the filter itself answers ``error``, as it does first of all to what is ``refused``.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Syscall:
     when: Alternatives = ALWAYS
     handler: str = ""
     error: int = 0
+    refused: Alternatives = ()
 
     def number(self, arch: str) -> int | None:
         """The call's number, None where the architecture has no such call."""
@@ -95,6 +96,9 @@ _IP_SOCKETS: Alternatives = (
     (OneOf(0, (2, 10)), OneOf(1, (1,), SOCK_TYPE_MASK)),
     (OneOf(0, (2, 10)), OneOf(1, (2,), SOCK_TYPE_MASK), OneOf(2, (0, 17))),
 )
+# Families that reach others past any policy: AF_VSOCK, which no network namespace holds back (the hypervisor, by its
+# loopback everybody on this host), AF_SMC (which begins with TCP of its own), AF_RDS, AF_QIPCRTR, AF_RXRPC, AF_KCM.
+_WITHOUT_POLICY: Alternatives = ((OneOf(0, (40, 43, 21, 42, 33, 41)),),)
 _IN_WINDOWS: Alternatives = tuple((Within(0, window),) for window in WINDOWS)
 _OTHER_LEVELS = NoneOf(1, (SOL_SOCKET, SOL_NETLINK))
 _SET_OPTIONS: Alternatives = (
@@ -130,7 +134,7 @@ TABLE: tuple[Syscall, ...] = (
     Syscall("getsockopt", 55, 209, _GET_OPTIONS, "getsockopt"),
     Syscall("setsockopt", 54, 208, _SET_OPTIONS, "setsockopt"),
     # Rows of socket(2) are tried in this order.
-    Syscall("socket", 41, 198, _IP_SOCKETS, "socket"),
+    Syscall("socket", 41, 198, _IP_SOCKETS, "socket", errno.EAFNOSUPPORT, _WITHOUT_POLICY),
     Syscall("connect", 42, 203, ALWAYS, "connect"),
     Syscall("accept", 43, 202, ALWAYS, "accept"),
     Syscall("accept4", 288, 242, ALWAYS, "accept4"),

@@ -4,7 +4,8 @@ A blocking call is parked. A non-blocking one gets EINPROGRESS, and has to have 
 that poll(2), epoll(7), SO_ERROR and another connect(2) are the kernel's own. It is a TCP socket whose SYN is sent to
 the *waiting room*, a listening socket of ours with a filter that drops everything. When the service comes, a socket
 bound to the room's address connects to the client: a simultaneous open (RFC 9293 section 3.5, figure 8), both ends are
-established at once, and ours goes to the server. When nobody comes, TCP_USER_TIMEOUT lets the kernel say ETIMEDOUT.
+established at once, and ours goes to the server. Who may not reach it is told ECONNRESET instead. When nobody comes,
+TCP_USER_TIMEOUT lets the kernel say ETIMEDOUT.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address
-from appswitch.kernel import sockaddr
+from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.routing.route import Balanced, Delegate, Wait
+from appswitch.routing.route import Balanced, Delegate, Deny, Wait
 from appswitch.switch.accept import receive_timeout
 from appswitch.switch.apps import App
-from appswitch.switch.call import LATER, Failed, Outcome, Vanished
+from appswitch.switch.call import LATER, Outcome, Vanished
 from appswitch.switch.connect import connect_to
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, source_of, tcp
 from appswitch.switch.dial import zone_of
-from appswitch.switch.flows import Path
+from appswitch.switch.flows import Identity, Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.loopback import bind_to_loopback
 from appswitch.switch.naming import Connection as Ends
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 PER_APP, LIMIT = 1024, 16_384  # sockets in the waiting room; more get EAGAIN
+LOOK = 0.25  # seconds between looks for guests that have closed their sockets
 SOON = 0.002  # seconds in which changes of the tables are gathered before those who wait are looked at
 SLICE, APART = 64, 0.002  # who is looked at in one go; seconds until the next ones are
 AGAIN = 0.1  # seconds until another look where descriptors were short
+_SYN_SENT = 1 << 2  # sock_diag(7)
 SHARE = 10  # times as long as a look has taken, until the next one
-_STREAM = 1
+_STREAM, _SHUT_RDWR = 1, 2
 _SOL_SOCKET, _SO_REUSEPORT, _IPPROTO_TCP, _TCP_USER_TIMEOUT, _SO_SNDTIMEO = 1, 15, 6, 18, 21
 _ON = b"\1\0\0\0"
 # IP_MINTTL, IPV6_MINHOPCOUNT; both where IPv4 may come to an IPv6 socket
@@ -64,6 +67,7 @@ class Guest(NamedTuple):
     cookie: int
     client: Address  # virtual
     user_timeout: bytes  # as the app had it
+    who: Identity  # of the process when it asked: its thread may have ended since, and its number be another's
     since: float
     until: float
 
@@ -77,6 +81,8 @@ class Waiting:
         self._rooms: dict[int, tuple[Fd, Address]] = {}
         self._guests: dict[Address, Guest] = {}  # by the actual address of the client's socket
         self._by_app: Counter[int] = Counter()
+        self._missed: set[Address] = set()  # guests that the kernel did not list when it was asked last
+        self._asked = 0.0  # when, monotonic
         self._scheduled = False
         self._round: Iterator[None] | None = None  # a look that is under way
         self._spent = 0.0  # seconds, on that
@@ -120,23 +126,46 @@ class Waiting:
 
     def _enter(self, attempt: Attempt, raw: bytes, path: Path, verdict: Wait) -> Outcome:
         sock = attempt.sock
-        if self._by_app[sock.app.id] >= PER_APP or len(self._guests) >= LIMIT:
+        if self._is_full(sock.app) and (not self._look_who_left() or self._is_full(sock.app)):
             return -errno.EAGAIN
-        source = source_of(sock, path)
+        source, who = source_of(sock, path), procfs.identity(attempt.call.tid)
         ends = Ends(sock.app.id, 0, source, path.destination)
         room = _ToRoom(self._switch, self._room(sock.family), ends, verdict.seconds)
         outcome = tcp(self._switch, attempt, room)
         if outcome == -errno.EINPROGRESS:
-            self._register(attempt, raw, room, source, verdict)
+            self._register(attempt, raw, room, source, verdict, who)
         return outcome
 
-    def _register(self, attempt: Attempt, raw: bytes, room: _ToRoom, client: Address, verdict: Wait) -> None:
+    def _is_full(self, app: App) -> bool:
+        return self._by_app[app.id] >= PER_APP or len(self._guests) >= LIMIT
+
+    def _look_who_left(self) -> bool:
+        """Dismiss those whose socket is closed: close(2) is not reported. False: somebody has just looked.
+
+        A socket may be left out of a list while others come and go, but hardly of two.
+        """
+        now = time.monotonic()
+        if not self._guests or now - self._asked < LOOK:
+            return False
+        self._asked, missing = now, {guest.cookie: source for source, guest in self._guests.items()}
+        for family in self._rooms:
+            for row in _kernel.dump_inet(family, _IPPROTO_TCP, _SYN_SENT):
+                missing.pop(row[0], None)
+        gone = self._missed & set(missing.values())
+        for source in gone:
+            self._dismiss(source)
+        self._missed = set(missing.values()) - gone
+        return True
+
+    def _register(
+        self, attempt: Attempt, raw: bytes, room: _ToRoom, client: Address, verdict: Wait, who: Identity
+    ) -> None:
         call, sock, now = attempt.call, attempt.sock, time.monotonic()
         if room.source in self._guests:  # who had this port has closed his socket
             self._dismiss(room.source)
         self._guests[room.source] = Guest(
-            sock.app, sock.family, raw, call.tid, call.int32(0), room.cookie, client, room.user_timeout, now,
-            now + verdict.seconds,
+            sock.app, sock.family, raw, call.tid, call.int32(0), room.cookie, client, room.user_timeout, who,
+            now, now + verdict.seconds,
         )  # fmt: skip
         self._by_app[sock.app.id] += 1
 
@@ -189,20 +218,19 @@ class Waiting:
             yield
             if self._guests.get(source) is not guest:
                 continue  # dismissed meanwhile
-            try:
-                path = self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid)
-            except (Failed, Vanished):
-                continue
-            if not isinstance(path.verdict, Wait):
+            path = self._path_of(guest)
+            if isinstance(path.verdict, Deny) and self._refuse(guest, path):
+                self._dismiss(source)
+            elif not isinstance(path.verdict, Wait):
                 try:
                     fd = _reusable(guest.family)
                 except OSError:  # no descriptors are left: this one and the others wait for some
                     self._switch.loop.after(AGAIN, self.look_again)
                     return
                 self._dismiss(source)
-                self._open(fd, source, guest, path)
+                self._open(fd, source, guest)
 
-    def _open(self, fd: Fd, source: Address, guest: Guest, path: Path) -> None:
+    def _open(self, fd: Fd, source: Address, guest: Guest) -> None:
         """The room's end of the guest's connection: established when the guest is."""
         family = guest.family
         where = sockaddr.encode(family, source)
@@ -215,9 +243,26 @@ class Waiting:
             if error != errno.EALREADY:
                 self._switch.loop.unwatch(fd)
             if error in (0, errno.EISCONN):
-                self._admit(fd, guest, path)
+                self._admit(fd, guest, self._path_of(guest))  # much may have changed meanwhile
 
         self._switch.loop.watch(fd, select.EPOLLOUT, look)
+
+    def _path_of(self, guest: Guest) -> Path:
+        return self._switch.flows.find(guest.app, guest.family, guest.raw, guest.tid, guest.who)
+
+    def _refuse(self, guest: Guest, path: Path) -> bool:
+        """End the client's attempt: shutdown(2) of a socket that is connecting is ECONNRESET to who waits for it.
+
+        False: its descriptor is not there any more. Then its connection is made, and reset.
+        """
+        assert isinstance(path.verdict, Deny)
+        fd = self._socket_of(guest)
+        if fd is None:
+            return False
+        _kernel.shutdown(fd, _SHUT_RDWR)
+        log, verdict = self._switch.flowlog, path.verdict
+        log.refused(path.flow, guest.client, verdict, verdict.error, verdict.rule)
+        return True
 
     def _admit(self, fd: Fd, guest: Guest, path: Path) -> None:
         self._restore(guest)
@@ -234,16 +279,22 @@ class Waiting:
             self._switch.holding.settle(fd, held, verdict)
 
     def _restore(self, guest: Guest) -> None:
-        """The app's own TCP_USER_TIMEOUT, if its descriptor is still the same socket."""
+        """The app's own TCP_USER_TIMEOUT."""
+        fd = self._socket_of(guest)
+        if fd is not None:
+            _kernel.setsockopt(fd, _IPPROTO_TCP, _TCP_USER_TIMEOUT, guest.user_timeout)
+
+    def _socket_of(self, guest: Guest) -> Fd | None:
+        """The client's end, if its descriptor is still the same socket."""
         try:
             found = _kernel.fetch(self._switch.pidfds.get(guest.tid), guest.number)
         except Vanished:
-            return
-        if not isinstance(found, int) and found[1] == guest.cookie:
-            _kernel.setsockopt(found[0], _IPPROTO_TCP, _TCP_USER_TIMEOUT, guest.user_timeout)
+            return None
+        return None if isinstance(found, int) or found[1] != guest.cookie else found[0]
 
     def _dismiss(self, source: Address) -> None:
         guest = self._guests.pop(source)
+        self._missed.discard(source)
         self._by_app[guest.app.id] -= 1
         if not self._by_app[guest.app.id]:
             del self._by_app[guest.app.id]
@@ -251,6 +302,7 @@ class Waiting:
     def _expire(self) -> None:
         """The kernel has told them already."""
         now = time.monotonic()
+        self._look_who_left()
         for source in [source for source, guest in self._guests.items() if guest.until < now or guest.app.ended]:
             self._dismiss(source)
 

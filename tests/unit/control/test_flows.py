@@ -96,6 +96,16 @@ async def test_who_sees_what(connect: Connect, switch: FakeSwitch, link: SwitchL
     assert [row["client_name"] for row in await rows(connect(uid=ALICE))] == ["web", "web"]
 
 
+async def test_policies_have_no_name_for_users(connect: Connect, switch: FakeSwitch, control: Control) -> None:
+    app = (await connect(uid=ALICE).post("/v1/apps", json={"command": ["x"]})).json()["id"]
+    said = ("no-db", "egress", "proxy secret", "limits", "")
+    switch.see(*(flow(time=float(n), verdict="denied", rule=rule, client=app) for n, rule in enumerate(said)))
+    await until(lambda: len(control.analyzer.flows.recent()) == len(said))
+    assert [row["rule"] for row in await rows(connect(uid=ALICE))] == ["(policy)", "egress", "(proxy)", "limits", ""]
+    assert [row["rule"] for row in await rows(connect(uid=0))] == list(said)
+    assert await rows(connect(uid=ALICE), rule="no-db") == []
+
+
 async def lines(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in answer.aiter_lines():
         yield json.loads(line)

@@ -62,6 +62,27 @@ async def test_to(connect: Connect, asked: list[wire.Explain], to: str, address:
     assert asked == [wire.Explain(seq=7, client=web["id"], to=address)]
 
 
+@pytest.mark.parametrize(
+    ("rule", "sentence", "seen", "shown"),
+    [
+        ("secret", "denied: EACCES, by secret", "(policy)", "denied: EACCES, by (policy)"),
+        ("egress", "denied: EACCES, by egress", "egress", "denied: EACCES, by egress"),
+        ("", "denied: ECONNREFUSED, nobody is there", "", "denied: ECONNREFUSED, nobody is there"),
+        ("", "handed to the proxy secret", "", "handed to the proxy"),
+    ],
+)
+async def test_what_others_have_configured_has_no_name(
+    connect: Connect, parts: Parts, monkeypatch: pytest.MonkeyPatch, rule: str, sentence: str, seen: str, shown: str
+) -> None:
+    async def explain(_question: Callable[[int], wire.Explain]) -> wire.Explained:
+        return wire.Explained(seq=7, allowed=False, steps=("policy secret says no", sentence), rule=rule, error="")
+
+    monkeypatch.setattr(parts.registry.link, "explain", explain)
+    web = await register(connect(uid=1000))
+    answer = (await connect(uid=1000).post("/v1/explain", json={"from": web["appid"], "to": "10.1.0.1:53"})).json()
+    assert (answer["rule"], answer["steps"]) == (seen, [shown])
+
+
 async def test_all_that_can_be_asked(connect: Connect, asked: list[wire.Explain]) -> None:
     client = connect(uid=0)
     web = await register(client)

@@ -393,6 +393,23 @@ async def test_backends(connect: Connect, switch: FakeSwitch) -> None:
     assert (found["backend"], found["appid"], found["state"]) == ("10.1.0.1:8080", "0000000a", "healthy")
 
 
+async def test_backends_of_others(connect: Connect, switch: FakeSwitch) -> None:
+    """Whose vservice leads to other users' apps does not learn of them."""
+    mine, other = [
+        (await connect(uid=uid).post("/v1/apps", json={"command": ["x"]})).json()["app"]["id"] for uid in (1000, 1001)
+    ]
+    document = vservice(ips=[])
+    assert (await connect(uid=1000).post("/v1/vservices", json=document)).status_code == 201
+    switch.backends = [
+        BackendRow(vservice="web", port=80, backend=f"10.1.0.{number}:80", spec="app=web", app_id=app_id, weight=1,
+                   state="healthy", priority=0, locality="", active=2, total=9, failures=0)
+        for number, app_id in enumerate((mine, other, 0))
+    ]  # fmt: skip
+    for uid, seen in ((1000, [0, 2]), (0, [0, 1, 2])):
+        rows = (await connect(uid=uid).get("/v1/backends")).json()["backends"]
+        assert [row["backend"] for row in rows] == [f"10.1.0.{number}:80" for number in seen]
+
+
 async def test_names(connect: Connect) -> None:
     client = connect(uid=0)
     await client.post("/v1/apply", json=[vservice(), reference(), reference("wild", network="10.9.4.0/24")])
@@ -479,3 +496,20 @@ async def resources_of(link: SwitchLink, settings: Settings, tmp_path: Path, bod
     outcomes = await resources.change([service.Put(one) for one in bodies], caller)
     resources.close()
     return [one.entry.resource for one in outcomes if one.entry]
+
+
+SEARCHES = {"http.path": [f"*{n}*" for n in range(129)]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        vservice(routes=[{"match": SEARCHES, "backends": [{"ip": "10.1.0.1"}]}]),
+        {"kind": "Policy", "metadata": {"name": "no"}, "spec": {"action": "deny", "l7": [SEARCHES]}},
+        {"kind": "Proxy", "metadata": {"name": "px"}, "spec": {"wants": [SEARCHES]}},
+    ],
+)
+async def test_matches_that_would_take_too_long(connect: Connect, document: dict[str, Any]) -> None:
+    answer = await connect(uid=0).put(path(document), json=document)
+    assert answer.status_code == 422
+    assert "129 patterns have a * at both ends, and a document may have 128" in answer.text

@@ -22,6 +22,7 @@ from appswitch.routing.route import Balanced, Flow, Verdict, World, route
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch.apps import App
 from appswitch.switch.call import PidFds
+from appswitch.switch.comers import Comers
 from appswitch.switch.descriptors import Reserve
 from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
@@ -134,6 +135,7 @@ class FakeSwitch:
         self.holding, self.census, self.peeking, self.parking = Holding(), Census(), Peeking(), Parking()
         self.offered: list[Arrival] = []
         self.room = True
+        self.comers = Comers(lambda: True)
         self.recovered = True
         self.reserve = Reserve()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from tests.unit.switch.fake import FakeSwitch, address
 from appswitch._kernel import Fd
 from appswitch.resources import BackendSpec, L7Route, Policy, Selector
 from appswitch.routing.l7 import UNKNOWN, Peeked
-from appswitch.routing.route import Balanced
+from appswitch.routing.route import Balanced, Flow, Leave
 from appswitch.switch.gates import Gates
 from appswitch.switch.services import Service
 
@@ -71,6 +72,25 @@ def test_a_stranger_is_led_to_the_vservice(fake: FakeSwitch, gates: Gates, port:
         assert [str(upstream.address) for upstream in verdict.upstreams] == ["10.0.0.2:8080"]
         assert held.flow.client.app_id == 0
         assert not held.unix
+
+
+def test_an_app_that_goes_to_the_host_is_no_stranger(fake: FakeSwitch, gates: Gates, port: int) -> None:
+    """It is judged as itself, with its own rules of where it may go."""
+    fake.listen(fake.app(2, "10.0.0.2", app="web"), 8080)
+    serve(fake, port)
+    gates.reconcile()
+    one = fake.app(3, "10.0.0.3", app="client")
+    left = Flow(one.end(b"\x0a\0\0\3"), address(f"127.0.0.1:{port}"), leave=Leave(lambda _ip: False))
+    with socket.socket() as client, connect(port) as other:
+        client.connect(("127.0.0.1", port))
+        fake.comers.expect(Fd(os.dup(client.fileno())), left.to, 0, left)
+        fake.run(lambda: len(fake.holding.settled) == 2)
+        by_port = {held.client.port: held.flow for _, held, _ in fake.holding.settled}
+    known, stranger = sorted(by_port.values(), key=lambda flow: -flow.client.app_id)
+    assert known == left._replace(to=address(f"10.9.0.1:{port}"))
+    assert stranger.client.app_id == 0
+    assert other.fileno() < 0
+    assert not len(fake.comers)
 
 
 def test_first_bytes_are_waited_for_where_they_count(fake: FakeSwitch, gates: Gates, port: int) -> None:

@@ -18,7 +18,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.resources import BackendSpec
+from appswitch.resources import BackendSpec, Policy, Selector
 from appswitch.routing.route import Balanced, Wait
 from appswitch.switch import waiting as module
 from appswitch.switch.apps import App
@@ -203,9 +203,53 @@ def test_a_port_that_comes_again_is_one_guest(fake: FakeSwitch, room: Room) -> N
     target: Any = Named(source=source, cookie=guest.cookie, user_timeout=bytes(4))
     call: Any = Named(tid=1, int32=lambda _: 0)
     verdict = Wait(guest.client, 30.0, "late")
-    room.waiting._register(room.attempts[0]._replace(call=call), guest.raw, target, guest.client, verdict)
+    room.waiting._register(room.attempts[0]._replace(call=call), guest.raw, target, guest.client, verdict, (0, ""))
     assert len(room.waiting) == 1
     assert room.waiting._by_app == {1: 1}
+
+
+def test_whose_socket_is_closed_has_no_place(fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close(2) is not reported, and who tries again and again would fill the room with sockets of the past."""
+    monkeypatch.setattr(module, "PER_APP", 3)
+    monkeypatch.setattr(module, "LOOK", 0.0)
+    app = fake.app(1, "10.0.0.1")
+    for _ in range(3):
+        room.connect(app)
+    kept = room.attempts[1]
+    for one in (0, 2):
+        room.clients[one].close()
+        room.attempts[one].fd.close()
+    assert room.connect(app) == -errno.EAGAIN, "one look proves nothing"
+    assert room.connect(app) == -errno.EINPROGRESS
+    assert {guest.cookie for guest in room.waiting._guests.values()} == {
+        kept.sock.cookie, _kernel.cookie(room.attempts[-1].fd)
+    }  # fmt: skip
+    assert room.waiting._by_app == {1: 2}
+
+
+def test_who_may_not_is_not_connected_first(fake: FakeSwitch, room: Room) -> None:
+    """A policy that came meanwhile: the client's attempt fails, it does not succeed and end."""
+    app = fake.app(1, "10.0.0.1")
+    room.connect(app)
+    fake.policies.put(Policy(name="no", action="deny", to=(Selector(labels={"role": "late"}),)))
+    room.come()
+    fake.run(lambda: len(room.waiting) == 0)
+    assert room.error(room.clients[0]) == errno.ECONNRESET
+    assert not fake.holding.settled
+    assert [(row.verdict, row.rule) for row in fake.rows] == [("waiting", ""), ("denied", "no")]
+
+
+def test_who_asked_is_who_is_judged(fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not whoever has the number of its thread when the service comes."""
+    monkeypatch.setattr(module.procfs, "identity", lambda _tid: (7, "/bin/right"))
+    room.connect(fake.app(1, "10.0.0.1"))
+    monkeypatch.setattr(module.procfs, "identity", lambda _tid: (8, "/bin/wrong"))
+    fake.policies.put(Policy(name="no", action="deny", from_=(Selector(executables=("/bin/wrong",)),)))
+    room.come()
+    fake.run(lambda: fake.holding.settled)
+    ((_, held, verdict),) = fake.holding.settled
+    assert isinstance(verdict, Balanced)
+    assert (held.flow.client.uid, held.flow.client.executable) == (7, "/bin/right")
 
 
 def test_without_descriptors_nobody_is_forgotten(fake: FakeSwitch, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ async def flows(
     Remembered are the last 1000 that control was told of: denials always, others only while somebody follows. Each has
     ``time``, ``proto``, ``verdict`` (allowed, denied, refused, waiting, timed out), ``client`` and ``server`` (virtual
     address and port) with ``_app``, ``_appid``, ``_name`` and ``_labels`` (null where you may not see the app),
-    ``vservice``, ``backend``, ``rule``, ``error``, ``dry_run``, ``protocol``, ``attributes``, ``transport``, ``waited``
+    ``vservice``, ``backend``, ``rule`` (of policies "(policy)" for who is no administrator), ``error``, ``dry_run``,
+    ``protocol``, ``attributes``, ``transport``, ``waited``
     (seconds). A stream that follows ends when the daemon does, or when its reader is far behind.
     """
     sse = "text/event-stream" in request.headers.get("accept", "")
@@ -112,6 +113,8 @@ def _shown(rows: Iterable[FlowRow], log: FlowLog, caller: Caller, wanted: Wanted
 
 def _view(row: FlowRow, log: FlowLog, caller: Caller) -> dict[str, Any]:
     view = structs.asdict(row)
+    if row.verdict == "denied" or row.dry_run:
+        view["rule"] = caller.rule(row.rule)
     for end, app_id in (("client", row.client_app), ("server", row.server_app)):
         app = log.app(app_id)
         shown = app if caller.sees(app) else None

@@ -16,13 +16,14 @@ from appswitch.control.api.views import AppId, Proto, View
 from appswitch.control.problems import SLUGS, ProblemError
 from appswitch.model import AppSpec
 from appswitch.resources import VService
-from appswitch.wire import Done, Explain
+from appswitch.wire import Done, Explain, Explained
 
 router = APIRouter(prefix="/v1", tags=["policies"], responses=RESPONSES)
 
 _APPID = re.compile("[0-9a-f]{8}")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][-A-Za-z0-9.]*)(?::(?P<port>[0-9]{1,5}))?")
+HANDED = "handed to the proxy"  # NAME: `appswitch.switch.explain`
 _FORMS = "give IPV4:PORT, [IPV6]:PORT, NAME:PORT, or the name of a vservice that has one port"
 
 Text = Annotated[str, Field(max_length=65536)]
@@ -54,7 +55,9 @@ class Explanation(View):
     to: str = Field(description="Address and port.")
     protocol: Proto
     allowed: bool
-    rule: str = Field(description="The policies that decided, with commas between them; or nothing.")
+    rule: str = Field(
+        description="The policies that decided, with commas between; (policy) for who is no administrator; or nothing."
+    )
     error: str = Field(description="What connect(2) fails with; or nothing.")
     steps: list[str] = Field(
         description="Sentences in the order of the decision. Only the last of them, the verdict, for who may not see "
@@ -85,10 +88,18 @@ async def explain(asked: ExplainRequest, parts: TheParts, caller: TheCaller) -> 
         to=to,
         protocol=asked.protocol,
         allowed=answer.allowed,
-        rule=answer.rule,
+        rule=caller.rule(answer.rule),
         error=answer.error,
-        steps=[*notes, *(answer.steps if caller.sees_all else answer.steps[-1:])],
+        steps=[*notes, *(answer.steps if caller.sees_all else [_verdict(answer, caller)])],
     )
+
+
+def _verdict(answer: Explained, caller: Caller) -> str:
+    """The last sentence, without names of what others have configured."""
+    said = answer.steps[-1]
+    if answer.rule:
+        return said.replace(f", by {answer.rule}", f", by {caller.rule(answer.rule)}")
+    return HANDED if said.startswith(f"{HANDED} ") else said
 
 
 def _client(text: str, parts: Parts, caller: Caller) -> tuple[AppSpec, list[str]]:

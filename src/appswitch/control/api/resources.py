@@ -177,8 +177,10 @@ async def apply(
 
 @router.get("/backends")
 async def list_backends(parts: TheParts, caller: TheCaller) -> shown.Backends:
-    """Every backend of the vservices and references that you may see."""
+    """Every backend of the vservices and references that you may see, but for other users' apps."""
+    apps = {app.id: app for app in parts.registry.apps()}
     told = (await parts.registry.link.query("backends")).backends
     entries = [one for kind in BALANCED for one in parts.resources.catalog.entries(kind)]
     names = {one.resource.name for one in entries if caller.sees_owner(one.resource.uid)}
-    return shown.Backends(backends=[shown.backend(row) for row in told if row.vservice in names])
+    rows = [row for row in told if row.vservice in names and (not row.app_id or caller.sees(apps.get(row.app_id)))]
+    return shown.Backends(backends=[shown.backend(row) for row in rows])

@@ -27,6 +27,7 @@ from appswitch.control.resources.base import (
     Seconds,
     ServicePorts,
 )
+from appswitch.control.resources.bounds import bounded
 from appswitch.resources import (
     ErrorName,
     L7Match,
@@ -134,6 +135,7 @@ class VServiceSpec(Model):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise ValueError(f"two routes are called {twice}")
+        bounded(one.match for one in self.routes)
         return self
 
     def made(self, name: str, ips: Sequence[str], uid: int) -> VService:
@@ -211,6 +213,7 @@ class PolicySpec(Model):
             raise ValueError("proxy is for an allow policy: a connection that is denied is handed to nobody")
         if self.proxy is not None and self.dry_run:
             raise ValueError("a policy with a proxy denies nothing: leave proxy or dryRun away")
+        bounded(self.l7)
         return self
 
     def made(self, name: str, uid: int, order: int) -> Policy:
@@ -290,6 +293,7 @@ class ProxySpec(Model):
         for name in ("capacity", "timeout"):
             if self.listener is not None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is for the delegation endpoint, and this proxy has a listener")
+        bounded(self.wants)
         return self
 
     def made(self, name: str, uid: int) -> Proxy:
