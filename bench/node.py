@@ -23,9 +23,12 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class Node:
-    """``ax daemon`` in a directory of its own, which goes with it. ``env``: variables for the daemon."""
+    """``ax daemon`` in a directory of its own, which goes with it.
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    ``env``: variables for the daemon, ``log``: what it says.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
         self._ips = (f"10.93.{n // 250}.{n % 250 + 1}" for n in itertools.count())
         self._home = Path(tempfile.mkdtemp(prefix="axb-", dir="/tmp"))  # short: names of Unix sockets are
         self._home.chmod(0o755)
@@ -35,7 +38,7 @@ class Node:
         words = [*ax(), "daemon", "--rest-port", "0"]
         self._daemon: Process | None = None
         try:
-            self._daemon = Process(words, self.environment | dict(env or {}))
+            self._daemon = Process(words, self.environment | dict(env or {}), errors=log)
             while "ready" not in self._daemon.line(READY):
                 pass
             self.pids: dict[str, int] = self.status()["pids"]

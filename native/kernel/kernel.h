@@ -102,4 +102,8 @@ int nudge(int fd);
 #define TCP_ONLY (1ULL << 33) /* with NOTIFIER: of an app that gets no Unix sockets */
 #define BORN_TCP 0x80         /* in a value of `born`: a TCP socket */
 
+/* The ring of sockets in the journal: switch/journal.py. */
+#define BIRTHS_AT (8192 * 80)
+#define BIRTHS 4096
+
 #endif

@@ -30,11 +30,21 @@ static PyObject *tuple_of(const uint64_t *values, Py_ssize_t count) {
     return tuple;
 }
 
+/* A socket that was just made, in the ring behind the slots of the journal: switch/journal.py. */
+static void note_birth(Py_buffer *journal, uint64_t cookie, uint64_t what) {
+    if (journal->len >= BIRTHS_AT + (Py_ssize_t)((1 + BIRTHS) * sizeof(uint64_t[2]))) {
+        uint64_t (*ring)[2] = (uint64_t (*)[2])(void *)((char *)journal->buf + BIRTHS_AT);
+        uint64_t *entry = ring[1 + ring[0][0]++ % BIRTHS];
+        entry[0] = cookie;
+        entry[1] = what;
+    }
+}
+
 /* socket(2) for TCP needs no decision, so it is answered here: a stream socket becomes the caller's, the number its
  * reply: AF_UNIX, or of the family it asked for when the app is to use TCP only. The cookie and what the app believes
  * the socket to be go into the dictionary `born`; Python looks there when the socket is used for the first time.
  * Returns 1 when it was done, 0 for a call that Python must judge, -1 with an exception set. */
-static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, PyObject *born) {
+static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, PyObject *born, Py_buffer *journal) {
     const int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
     int family = (int)n->data.args[0], type = (int)n->data.args[1], protocol = (int)n->data.args[2];
     if ((type & ~flags) != SOCK_STREAM || (protocol != 0 && protocol != IPPROTO_TCP)) {
@@ -56,8 +66,9 @@ static int serve_socket(int listener, int tcp, const struct seccomp_notif *n, Py
     }
     /* Known before the app can use it: another thread of it may be faster than we are. */
     PyObject *key = PyLong_FromUnsignedLongLong(cookie);
-    PyObject *value =
-        PyLong_FromUnsignedLongLong((uint64_t)listener << 8 | (uint64_t)(tcp ? BORN_TCP : 0) | (uint64_t)family);
+    uint64_t what = (uint64_t)(tcp ? BORN_TCP : 0) | (uint64_t)family;
+    PyObject *value = PyLong_FromUnsignedLongLong((uint64_t)listener << 8 | what);
+    note_birth(journal, cookie, what);
     int status = key == NULL || value == NULL ? -1 : PyDict_SetItem(born, key, value);
     if (status == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) {
         int error = errno;
@@ -130,35 +141,13 @@ static int serve_steady(PyObject *module, int listener, int is_message, const st
     return 1;
 }
 
-/* The call in hand, in slot 0 of the journal (switch/journal.py): 10 words as `wait` returns them, zeros when there is
- * none. */
-static int journal_write(PyObject *journal, const struct seccomp_notif *n, int fd) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(journal, &view, PyBUF_WRITABLE) < 0) {
-        return -1;
-    }
-    uint64_t words[10] = {0};
-    if (n != NULL) {
-        words[0] = (uint64_t)fd;
-        words[1] = n->id;
-        words[2] = n->pid;
-        words[3] = (uint64_t)n->data.nr;
-        memcpy(words + 4, n->data.args, sizeof n->data.args);
-    }
-    if (view.len >= (Py_ssize_t)sizeof words) {
-        memcpy(view.buf, words, sizeof words);
-    }
-    PyBuffer_Release(&view);
-    return 0;
-}
-
-/* wait(epoll, milliseconds, (numbers of socket(2), sendto(2), sendmsg(2)), born, journal, pidfds, steady): one event.
- * For a notifier the notification is received here, in the same step: (fd, id, tid, nr, six arguments); else (data,
- * events); None when the time is up or the caller is gone. */
-PyObject *k_wait(ARGS) {
+/* The kernel writes a notification straight into slot 0 of the journal: were it copied there afterwards, a switch that
+ * is killed in between would leave nobody who knows of the call. It has to be zero before: seccomp_unotify(2). */
+static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *journal) {
+    struct seccomp_notif *n = journal->buf;
     int timeout, nr_socket, nr_sendto, nr_sendmsg;
-    if (arity("wait", nargs, 7) < 0 || journal_write(args[4], NULL, 0) < 0 || as_int(args[1], &timeout) < 0 ||
-        !PyArg_ParseTuple(args[2], "iii:wait", &nr_socket, &nr_sendto, &nr_sendmsg)) {
+    memset(n, 0, sizeof *n);
+    if (as_int(args[1], &timeout) < 0 || !PyArg_ParseTuple(args[2], "iii:wait", &nr_socket, &nr_sendto, &nr_sendmsg)) {
         return NULL;
     }
     int epoll = as_fd(module, args[0]);
@@ -186,22 +175,17 @@ PyObject *k_wait(ARGS) {
     if (!(event.events & EPOLLIN)) {
         return tuple_of((uint64_t[]){(uint64_t)fd, event.events}, 2);
     }
-    struct seccomp_notif n;
-    memset(&n, 0, sizeof n);
-    if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0) {
+    if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, n) < 0) {
         if (errno == ENOENT || errno == EINTR || errno == EAGAIN) {
             Py_RETURN_NONE; /* the caller was killed or interrupted before we looked */
         }
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    if (journal_write(args[4], &n, fd) < 0) {
-        return NULL;
-    }
     int served = 0;
-    if (n.data.nr == nr_socket) {
-        served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, &n, args[3]);
-    } else if (n.data.nr == nr_sendto || n.data.nr == nr_sendmsg) {
-        served = serve_steady(module, fd, n.data.nr == nr_sendmsg, &n, args[5], args[6]);
+    if (n->data.nr == nr_socket) {
+        served = serve_socket(fd, (event.data.u64 & TCP_ONLY) != 0, n, args[3], journal);
+    } else if (n->data.nr == nr_sendto || n->data.nr == nr_sendmsg) {
+        served = serve_steady(module, fd, n->data.nr == nr_sendmsg, n, args[5], args[6]);
     }
     if (served < 0) {
         return NULL;
@@ -209,9 +193,30 @@ PyObject *k_wait(ARGS) {
     if (served > 0) {
         Py_RETURN_NONE;
     }
-    return tuple_of((uint64_t[]){(uint64_t)fd, n.id, n.pid, (uint64_t)n.data.nr, n.data.args[0], n.data.args[1],
-                                 n.data.args[2], n.data.args[3], n.data.args[4], n.data.args[5]},
+    return tuple_of((uint64_t[]){(uint64_t)fd, n->id, n->pid, (uint64_t)n->data.nr, n->data.args[0], n->data.args[1],
+                                 n->data.args[2], n->data.args[3], n->data.args[4], n->data.args[5]},
                     10);
+}
+
+/* wait(epoll, milliseconds, (numbers of socket(2), sendto(2), sendmsg(2)), born, journal, pidfds, steady): one event.
+ * For a notifier the notification is received here, in the same step: (fd, id, tid, nr, six arguments); else (data,
+ * events); None when the time is up or the caller is gone. */
+PyObject *k_wait(ARGS) {
+    if (arity("wait", nargs, 7) < 0) {
+        return NULL;
+    }
+    Py_buffer journal;
+    if (PyObject_GetBuffer(args[4], &journal, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    PyObject *event = NULL;
+    if (journal.len < (Py_ssize_t)sizeof(struct seccomp_notif)) {
+        PyErr_SetString(PyExc_ValueError, "the journal has no room for a notification");
+    } else {
+        event = wait_for(module, args, &journal);
+    }
+    PyBuffer_Release(&journal);
+    return event;
 }
 
 static PyObject *send_response(PyObject *module, PyObject *const *args, int64_t value, int error, uint32_t flags) {

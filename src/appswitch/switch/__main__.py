@@ -15,6 +15,7 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import ip_bytes, parse_ports
+from appswitch.kernel import sockaddr
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
@@ -22,10 +23,10 @@ from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.journal import Journal, fresh_memory
-from appswitch.switch.keep import Keep, recovered
+from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
-from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
+from appswitch.switch.recover import answer_again, restore
 from appswitch.switch.report import Log, Reports
 from appswitch.switch.syscalls import number_of
 
@@ -35,7 +36,6 @@ def main() -> int:
     places = run_dir()
     kept = recovered()
     journal = Journal(kept.journal or fresh_memory())
-    pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
         _kernel.trust(pid)
     arch = platform.machine()
@@ -45,10 +45,12 @@ def main() -> int:
     keep = Keep(loop)
     _raise_descriptor_limit()
     _work_in(places.sockets)
-    switch = Switch(_config(places), loop, journal, Reports(log))
+    switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
     if kept.journal is None:
-        keep.journal(journal.memory)
+        keep.record("journal", journal.memory)
+    if kept.memory is None:
+        keep.record("memory", switch.memory.memory)
     for appid in kept.orphans:
         keep.forget_app(appid)
     if kept.apps:
@@ -56,11 +58,11 @@ def main() -> int:
         switch.early.wait()
     for spec, listener, home in kept.apps:
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
-    restore_services(switch)
-    restore_datagrams(switch)
-    attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
-    channel_socket = _listen(places.switch, socket.SOCK_STREAM, 0o600)
-    delegate_socket = _listen(places.delegate, socket.SOCK_SEQPACKET, 0o666)
+    answer_again(switch, journal)  # before others are entered into the journal
+    restore(switch, journal)
+    attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
+    channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)
+    delegate_socket = _listen(keep, kept, places.delegate, socket.SOCK_SEQPACKET, 0o666)
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
@@ -72,7 +74,6 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     keep.ready()
-    answer_again(switch, pending)
     loop.run()
     _clean(places)
     return 0
@@ -110,13 +111,23 @@ def _work_in(directory: Path) -> None:
     os.chdir(directory)
 
 
-def _listen(path: Path, kind: int, mode: int) -> socket.socket:
-    """A listening socket at ``path``, which no other daemon uses: the keeper holds the directory's lock."""
+def _listen(keep: Keep, kept: Kept, path: Path, kind: int, mode: int) -> socket.socket:
+    """A listening socket at ``path``, which no other daemon uses: the keeper holds the directory's lock.
+
+    One that an earlier switch listened on is used again: those who wait in its queue do not notice.
+    """
+    name = f"own-{path.name}"
+    for fd in kept.listeners.pop(name, []):
+        own = _kernel.getsockname(fd)
+        if path.exists() and not isinstance(own, int) and sockaddr.unix_name(own) == os.fsencode(path):
+            return socket.socket(fileno=os.dup(fd.fileno()))
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     listener.bind(str(path))
     path.chmod(mode)
     listener.listen(128)
+    keep.forget(name)
+    keep.listener(name, Fd(os.dup(listener.fileno())))
     return listener
 
 

@@ -36,7 +36,9 @@ from appswitch.switch.gates import Gates
 from appswitch.switch.held import Held, Splice
 from appswitch.switch.holding import Holding
 from appswitch.switch.journal import Journal
+from appswitch.switch.keep import Keep, Kept
 from appswitch.switch.loop import Loop
+from appswitch.switch.memory import Memory, fresh_memory
 from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
@@ -74,7 +76,7 @@ class Config:
 class Switch:
     """The composition root of the loop's objects, and the few operations that concern several of them."""
 
-    def __init__(self, config: Config, loop: Loop, journal: Journal, reports: Reports) -> None:
+    def __init__(self, config: Config, loop: Loop, journal: Journal, reports: Reports, keep: Keep, kept: Kept) -> None:
         self.config = config
         self.loop = loop
         self.reports = reports
@@ -86,7 +88,10 @@ class Switch:
         self.world = World(self.table, self.clusters, self.policies, self.proxies)
         self.apps: dict[int, App] = {}
         self._notifiers: dict[int, App] = {}  # by the number of the notification descriptor
-        self.sockets = Sockets(loop.born, self._notifiers)
+        self.keep = keep
+        self.kept = kept
+        self.memory = Memory(kept.memory or fresh_memory())
+        self.sockets = Sockets(loop.born, self._notifiers, self.memory)
         self.services = Services(self.table, self.sockets)
         self.datagrams = Datagrams(self.apps, loop.steady, self.policies, config.node_ips)
         self.log = reports.log
@@ -97,7 +102,7 @@ class Switch:
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
         }
         self.recovered = False  # some connections were made by an earlier switch
-        self.early = Early(loop.on_fault)
+        self.early = Early(journal, loop.on_fault)
         self.configuring: list[wire.Configure] = []  # parts of a configuration whose last one has not come yet
         self.on_detach: Callable[[App], None] = lambda _app: None
         self._sweep_at = _MIN_GROWTH
@@ -115,7 +120,10 @@ class Switch:
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
         self.gates = Gates(self)
-        self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
+        self.doors = Doors(
+            loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates,
+            (self.keep, self.kept.listeners, self.memory),
+        )  # fmt: skip
         self.doors.reserved = lambda: {one.host_port for app in self.apps.values() for one in app.spec.expose}
         self.pidfds = PidFds(loop.pidfds, self._forget_thread)
         self.scratch = Scratch()
@@ -268,7 +276,7 @@ class Switch:
     def sweep_sockets(self) -> None:
         """Forget the sockets that the kernel no longer lists."""
         known, born = self.sockets.by_cookie, self.sockets.born
-        missing = known.keys() | born.keys()
+        missing = known.keys() | born.keys() | self.sockets.noted.keys()
         for _ in range(LOOKS):
             missing -= {row[0] for row in _kernel.dump_unix(_ALL_STATES)}
             for family in (AF_INET, AF_INET6):
@@ -276,8 +284,10 @@ class Switch:
             if not missing:
                 break
         for cookie in missing:
-            if born.pop(cookie, None) is None:
-                bind.release(known.pop(cookie))
+            born.pop(cookie, None)
+            gone = self.sockets.forget(cookie)
+            if gone is not None:
+                bind.release(gone)
         self._sweep_at = 2 * (len(known) + len(born)) + _MIN_GROWTH
         self._sweep_listeners()
 
@@ -290,6 +300,7 @@ class Switch:
         if entry is not None:
             entry.peeked = shown(held.flow.attributes or {})
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
+            self.sockets.keep(entry)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
 
     def fault(self, name: str, app: App, problem: Exception) -> int:

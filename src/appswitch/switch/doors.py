@@ -4,6 +4,8 @@ The app waits on a Unix socket, so an arrival here has to wake it: the switch co
 the app's poll, epoll or select returns, and its accept(2) is answered with the TCP connection. It is accepted only
 then: until then it is safe in the kernel's queue. One bell from empty to non-empty, then the door is not watched
 until somebody has accepted.
+
+Doors outlive the switch, with what is in their queues: the keeper has them as well (switch/keep.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch import naming
 from appswitch.switch.exposure import Opening
 from appswitch.switch.gates import BATCH, Gates
+from appswitch.switch.keep import Keep, Listeners
 from appswitch.switch.loop import SHORT, Loop
+from appswitch.switch.memory import ArrivalNote, Memory
 from appswitch.switch.services import Arrival, Door, Service
 
 _STREAM, _NONBLOCK = 1, 0o4000
@@ -43,8 +47,12 @@ class Doors:
         on_dead: Callable[[Service], None],
         on_change: Callable[[Service], None],
         gates: Gates,
+        keeping: tuple[Keep, Listeners, Memory],
     ) -> None:
-        """``gates``: who judges strangers while there are policies. They are accepted as they come then."""
+        """``gates``: who judges strangers while there are policies. They are accepted as they come then.
+
+        ``keeping``: who keeps doors, those of an earlier switch, and where it is noted who comes.
+        """
         self._loop = loop
         self._wake = wake
         self._ports = ports
@@ -55,32 +63,74 @@ class Doors:
         self.reserved: Callable[[], Collection[int]] = tuple  # ports that apps are to be exposed at
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
-        self._expected: dict[tuple[Address, Address], naming.Connection] = {}
+        self._expected: dict[tuple[Address, Address], tuple[naming.Connection, int]] = {}  # with the slot of the note
         self._by_client: dict[int, deque[tuple[Address, Address]]] = {}
         self._exposed: dict[Address, list[Service]] = {}
         self._unrung: set[int] = set()  # services that wait for a bell
+        self._keep, kept, self._memory = keeping
+        self._kept: dict[tuple[str, Address], Fd] = {}  # of an earlier switch, by name and address
+        for name, fds in kept.items():
+            for fd in fds if name.startswith("door-") else ():
+                own = _kernel.getsockname(fd)
+                if not isinstance(own, int):
+                    self._kept[name, sockaddr.decode(own)] = fd
 
     def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
         """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
-        mine = self._by_client.setdefault(link.client_app, deque())
-        mine.append((source, door))
-        self._expected[source, door] = link
+        note = ArrivalNote(source, door, link.client_app, link.server_app, link.client, link.server)
+        self._expect(note, link, self._memory.put(0, note))
+
+    def _expect(self, note: ArrivalNote, link: naming.Connection, slot: int) -> None:
+        mine, key = self._by_client.setdefault(link.client_app, deque()), (note.source, note.door)
+        mine.append(key)
+        self._forget(key)
+        self._expected[key] = link, slot
         if len(mine) > EXPECTED_LIMIT:
-            self._expected.pop(mine.popleft(), None)
+            self._forget(mine.popleft())
+
+    def _forget(self, key: tuple[Address, Address]) -> naming.Connection | None:
+        link, slot = self._expected.pop(key, (None, 0))
+        self._memory.drop(slot)
+        return link
 
     def forget_client(self, app_id: int) -> None:
         """The app ended."""
         for key in self._by_client.pop(app_id, ()):
-            self._expected.pop(key, None)
+            self._forget(key)
+
+    # After a crash
+
+    def restore(self, slot: int, note: ArrivalNote) -> None:
+        """Who was coming when an earlier switch died."""
+        link = naming.Connection(note.client_app, note.server_app, Address(*note.client), Address(*note.server))
+        self._expect(note, link, slot)
+
+    def restore_inside(self, service: Service) -> None:
+        """The service's doors for this host's apps. Those for strangers `expose` opens, as the first time."""
+        name = _name(service, exposed=False)
+        for kept, actual in [key for key in self._kept if key[0] == name]:
+            fd = self._kept.pop((kept, actual))
+            self._install(service, Door(fd, actual, service.endpoint.bound.port, exposed=False))
+
+    def drop_kept(self) -> None:
+        """What nobody wanted: its service has gone."""
+        for name in {name for name, _ in self._kept}:
+            self._keep.forget(name)
+        self._kept.clear()
 
     def expose(self, service: Service, opening: Opening) -> int:
         """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
         actual = opening.actual
         if any(other.app is not service.app for other in self._exposed_at(actual)):
             return errno.EADDRINUSE  # SO_REUSEPORT would share it, and we are one user to the kernel
-        opened = self._listen(actual, service.backlog, shared=service.socket.reuseport)
-        if isinstance(opened, int):
-            return opened
+        name = _name(service, exposed=True)
+        opened = self._kept.pop((name, actual), None)
+        if opened is None:
+            fresh = self._listen(actual, service.backlog, shared=service.socket.reuseport)
+            if isinstance(fresh, int):
+                return fresh
+            self._keep.listener(name, fresh)
+            opened = fresh
         self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
         self._exposed.setdefault(actual, []).append(service)
         return 0
@@ -106,6 +156,7 @@ class Doors:
             opened = self._listen(Address(_LOOPBACK[family], port), service.backlog)
             if not isinstance(opened, int):
                 actual = Address(_LOOPBACK[family], port)
+                self._keep.listener(_name(service, exposed=False), opened)
                 self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=False))
                 self._on_change(service)
                 return actual
@@ -120,6 +171,8 @@ class Doors:
             door.fd.close()
             if door.exposed:
                 self._exposed[door.actual].remove(service)
+        for exposed in {door.exposed for door in service.doors}:
+            self._keep.forget(_name(service, exposed))
         service.doors.clear()
 
     def take(self, service: Service) -> Arrival | None:
@@ -168,7 +221,7 @@ class Doors:
             self._loop.after(RING_AGAIN, again)
 
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
-        link = self._expected.pop((source, door.actual), None)
+        link = self._forget((source, door.actual))
         if link is not None:
             local = service.own(link.server)
             return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)
@@ -229,6 +282,11 @@ class Doors:
                         yield ports[index]
                     break
                 index -= len(ports)
+
+
+def _name(service: Service, exposed: bool) -> str:
+    """What the keeper knows the service's doors by."""
+    return f"door-{service.id:x}-{'exposed' if exposed else 'inside'}"
 
 
 def _local(service: Service, door: Door, source: Address) -> Address:

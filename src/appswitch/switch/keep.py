@@ -2,7 +2,9 @@
 
 For each app its notification descriptor (``app-ID``), a sealed memfd with what it asked for (``spec-ID``) and its
 network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a
-reply (``journal``). Everything else is in the kernel already: see switch/naming.py, switch/datagrams.py.
+reply (``journal``) and of what is known of sockets (``memory``); the listening sockets of the host that lead to apps,
+with the connections in their queues (``door-…``, ``gate-…``, ``room-…``), and our own (``own-…``). Everything else is
+in the kernel already: see switch/naming.py, switch/datagrams.py.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from appswitch.switch.loop import Loop
 
 LISTEN_FDS_START = 3
 _HOME = ("net", "user")
+_LISTENERS = frozenset(("door", "gate", "room", "own"))
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+Listeners = dict[str, list[Fd]]  # by name
 
 
 class Keep:
@@ -49,14 +55,22 @@ class Keep:
         self._notify(f"FDSTORE=1\nFDNAME=app-{spec.appid}", _duplicate(listener))
         self._notify(f"FDSTORE=1\nFDNAME=spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
 
-    def journal(self, memory: Fd) -> None:
-        """Keep the record of calls that wait for a reply."""
-        self._notify("FDSTORE=1\nFDPOLL=0\nFDNAME=journal", _duplicate(memory))
+    def record(self, name: str, memory: Fd) -> None:
+        """Keep a record: ``journal`` or ``memory``."""
+        self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", _duplicate(memory))
 
     def forget_app(self, appid: str) -> None:
         """It ended."""
         for kind in ("app", "spec", *_HOME):
             self._notify(f"FDSTOREREMOVE=1\nFDNAME={kind}-{appid}")
+
+    def listener(self, name: str, fd: Fd) -> None:
+        """Keep a listening socket. Several may have one name."""
+        self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", _duplicate(fd))
+
+    def forget(self, name: str) -> None:
+        """All that has this name: it is closed."""
+        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def _notify(self, message: str, descriptor: Fd | None = None) -> None:
         if self._socket is None:
@@ -106,6 +120,8 @@ class Kept(NamedTuple):
     apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
     journal: Fd | None
     orphans: list[str]  # ids of apps that ended while no switch was there
+    memory: Fd | None = None
+    listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
 
 
 def recovered() -> Kept:
@@ -114,11 +130,13 @@ def recovered() -> Kept:
         return Kept([], None, [])
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    kept = {name: Fd(LISTEN_FDS_START + i) for i, name in zip(range(count), names, strict=False)}
-    for fd in kept.values():
+    kept: Listeners = {}
+    for i, name in zip(range(count), names, strict=False):
+        fd = Fd(LISTEN_FDS_START + i)
         os.set_inheritable(fd.fileno(), False)
+        kept.setdefault(name, []).append(fd)
     apps, orphans = [], []
-    for name, fd in kept.items():
+    for name, (fd, *_) in kept.items():
         kind, _, appid = name.partition("-")
         if kind == "spec":
             listener = kept.get(f"app-{appid}")
@@ -126,6 +144,8 @@ def recovered() -> Kept:
                 orphans.append(appid)
             else:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
-                home = tuple(kept[f"{kind}-{appid}"] for kind in _HOME if f"{kind}-{appid}" in kept)
-                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener, home))
-    return Kept(apps, kept.get("journal"), orphans)
+                home = tuple(kept[f"{kind}-{appid}"][0] for kind in _HOME if f"{kind}-{appid}" in kept)
+                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener[0], home))
+    listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
+    records = {name: fds[-1] for name, fds in kept.items()}
+    return Kept(apps, records.get("journal"), orphans, records.get("memory"), listeners)

@@ -1,8 +1,8 @@
 """What is known of sockets and cannot be asked of the kernel, by socket cookie.
 
 Never by (pid, fd): dup, fork, exec and SCM_RIGHTS then need no care. An entry is a memory, not an owner: the socket
-is the app's, and when sock_diag no longer lists its cookie the entry goes (switch/sweep.py). An entry that is missing
-is made again from what the kernel knows.
+is the app's, and when sock_diag no longer lists its cookie the entry goes (`core.Switch.sweep_sockets`). An entry that
+is missing is made again from what the kernel knows, and from what an earlier switch has noted (switch/memory.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.apps import App
+from appswitch.switch.memory import Memory, SocketNote
 
 # Phases. FINISHING: connected, but the app's next connect(2) must still be told so with 0 (inet_stream_connect()).
 NEW, LISTENING, CONNECTING, FINISHING, CONNECTED = range(5)
@@ -51,6 +52,8 @@ class Socket:
     answered = 0  # the thread whose bind(2) or connect(2) was answered with success
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
     actual = b""  # the sockaddr that a TCP socket is being connected to
+    backlog = 0  # of a listening one
+    slot = 0  # where it is noted
 
     def __init__(self, cookie: int, app: App, family: int, unix: bool) -> None:
         self.cookie = cookie
@@ -83,6 +86,27 @@ class Socket:
             self.remember((_SOL_IPV6, _V6ONLY), b"\1\0\0\0")
         self.reuseaddr, self.reuseport = bool(flags & 2), bool(flags & 4)
 
+    def note(self) -> SocketNote:
+        """What a successor has to know."""
+        options = tuple((level, name, value) for (level, name), value in self.options.items())
+        return SocketNote(
+            self.cookie, self.app.id, self.family, self.unix, self.phase, options, self.bound, self.local, self.peer,
+            self.reuseaddr, self.reuseport, self.accepted, self.peer_app, self.asked, self.peeked, self.actual,
+            self.backlog,
+        )  # fmt: skip
+
+    def recall(self, note: SocketNote, whole: bool = True) -> None:
+        """The reverse. Not ``whole``: only what was set on it, for where it is connected the kernel knows better."""
+        self.options = {(level, name): value for level, name, value in note.options}
+        self.bound, self.reuseaddr, self.reuseport = note.bound, note.reuseaddr, note.reuseport
+        self.backlog = note.backlog
+        if whole:
+            self.phase, self.local, self.peer, self.actual = note.phase, note.local, note.peer, note.actual
+            self.accepted, self.peer_app, self.asked, self.peeked = (
+                note.accepted, note.peer_app, note.asked, note.peeked,
+            )  # fmt: skip
+            self.named = self.unix and note.phase != NEW
+
     def adopt(self, other: Socket) -> None:
         """Take over what another socket was before this one took its place."""
         self.bound, self.options = other.bound, other.options
@@ -103,7 +127,9 @@ def own_address(bound: Address | None, ips: tuple[bytes, ...], to: Address) -> A
 class Sockets:
     """All of them. One writer: the switch's thread."""
 
-    def __init__(self, born: dict[int, int], notifiers: dict[int, App]) -> None:
+    def __init__(self, born: dict[int, int], notifiers: dict[int, App], memory: Memory) -> None:
+        self._memory = memory
+        self.noted: dict[int, tuple[int, SocketNote]] = {}  # by an earlier switch, of connections: see `recover`
         self.born = born  # made by `_kernel.wait`, and not used since: cookie -> notifier << 8 | family
         self._notifiers = notifiers
         self.by_cookie: dict[int, Socket] = {}
@@ -114,6 +140,17 @@ class Sockets:
         cookie = _kernel.cookie(fd)
         made = self.by_cookie[cookie] = Socket(cookie, app, family, unix)
         return made
+
+    def keep(self, sock: Socket) -> None:
+        """Note what the kernel does not know of it, and what was just changed."""
+        sock.slot = self._memory.put(sock.slot, sock.note())
+
+    def forget(self, cookie: int) -> Socket | None:
+        """The kernel no longer lists it. Its entry, if there was one."""
+        slot, _ = self.noted.pop(cookie, (0, None))
+        sock = self.by_cookie.pop(cookie, None)
+        self._memory.drop(sock.slot if sock is not None else slot)
+        return sock
 
     def identify(self, fd: Fd, cookie: int, app: App) -> Socket | None:
         """The entry of a descriptor; None for what is no TCP socket to its app."""
@@ -140,6 +177,9 @@ class Sockets:
             return None
         if found is not None:
             self.by_cookie[cookie] = found
+            found.slot, note = self.noted.pop(cookie, (0, None))
+            if note is not None:
+                found.recall(note, whole=note.phase in (CONNECTING, FINISHING, CONNECTED))
         return found
 
     def adopt(self, fd: Fd, cookie: int, app: App, raw: bytes | int) -> Socket | None:
@@ -178,7 +218,8 @@ class Sockets:
             made.asked = link.server
             if parent is not None:
                 made.options = parent.options
-        made.phase, made.named = CONNECTED, True
+        # A client may have been told EINPROGRESS, and is to hear of success then: inet_stream_connect().
+        made.phase, made.named = CONNECTED if made.accepted else FINISHING, True
         return made
 
     def _recall_inet(self, fd: Fd, raw: bytes, cookie: int, app: App) -> Socket | None:

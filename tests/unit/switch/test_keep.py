@@ -117,7 +117,7 @@ def test_an_app_is_forgotten(keep: Keep, keeper: Keeper) -> None:
 
 
 def test_the_journal_is_kept_without_a_look_at_its_state(keep: Keep, keeper: Keeper) -> None:
-    keep.journal(listener())
+    keep.record("journal", listener())
     message, fds = keeper.receive()
     assert message == "FDSTORE=1\nFDPOLL=0\nFDNAME=journal"
     assert len(fds) == 1
@@ -233,9 +233,9 @@ def test_descriptors_for_another_process_are_not_touched() -> None:
 def test_nothing_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    assert recovered() == ([], None, [])
+    assert recovered() == ([], None, [], None, {})
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "0")
     monkeypatch.setenv("LISTEN_FDNAMES", "")
-    assert recovered() == ([], None, [])
+    assert recovered() == ([], None, [], None, {})
     assert "LISTEN_PID" not in os.environ

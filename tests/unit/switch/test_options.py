@@ -148,7 +148,7 @@ class World:
         spec = AppSpec(id=1, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0)
         app = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
         self.sock = Socket(1, app, family, unix=True)
-        known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock)
+        known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock, keep=lambda sock: None)
         self.switch: Any = SimpleNamespace(sockets=known, scratch=Scratch())
 
     def set(self, level: int, name: int, value: bytes, length: int | None = None) -> int:
