@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -54,10 +57,27 @@ class Node:
 
     def close(self) -> None:
         """End the daemon. Raises BenchError when that does not go well."""
-        status = self._daemon.end() if self._daemon else 0
+        succeeded = self._end_successor()
+        status = self._daemon.end() if self._daemon and not succeeded else 0
         shutil.rmtree(self._home, ignore_errors=True)
         if status:
             raise BenchError(f"the daemon's exit status is {status}")
+
+    def _end_successor(self) -> bool:
+        """If the keeper that we started was killed, there is another one. False: there is not."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.run_dir / "daemon.pid").read_text())
+            if self._daemon is not None and pid != self._daemon.pid:
+                self._daemon.end()
+                pidfd = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                    if not select.select([pidfd], [], [], READY)[0]:
+                        raise BenchError(f"the keeper {pid} does not end")
+                finally:
+                    os.close(pidfd)
+                return True
+        return False
 
     # -- running things
 

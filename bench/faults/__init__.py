@@ -29,9 +29,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "switch": ("switch",),
     "control": ("control",),
     "both": ("switch", "control"),
+    "keeper": ("keeper",),
+    "keeper+control": ("keeper", "control"),
 }
 PATIENCE = 20.0  # seconds for the daemon to be whole again
-_MARKS = {"switch": "appswitch.switch", "control": "appswitch.control", "keeper": "keeper.py"}
+_MARKS = {"switch": "appswitch.switch", "control": "appswitch.control", "keeper": "keeper/__main__.py"}
 
 
 def _document(kind: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -188,11 +190,14 @@ def measure(count: int, kinds: Sequence[str], seed: int, commands: bool = True, 
                 users.join()
         changed = [f"{what}: {old} → {new}" for what, old, new in _differences(before, known(node))]
         told = [json.loads(_finish(process)) for process in clients]
-        for server in servers:
-            told.append(
-                {"made": {}, "failed": {"server": [text] if (text := server.errors().strip()) else []}, "long": []}
-            )
+        told += [_said(server) for server in servers]
     return _result(injected, told, changed, users)
+
+
+def _said(server: Process) -> dict[str, Any]:
+    """What a server had to complain about."""
+    text = server.errors().strip()
+    return {"made": {}, "failed": {"server": [text] if text else []}, "long": []}
 
 
 def _start(stack: contextlib.ExitStack, node: Node) -> tuple[list[Process], list[Process]]:

@@ -47,19 +47,7 @@ def main() -> int:
     _work_in(places.sockets)
     switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
-    if kept.journal is None:
-        keep.record("journal", journal.memory)
-    if kept.memory is None:
-        keep.record("memory", switch.memory.memory)
-    for appid in kept.orphans:
-        keep.forget_app(appid)
-    if kept.apps:
-        switch.recovered = True
-        switch.early.wait()
-    for spec, listener, home in kept.apps:
-        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
-    answer_again(switch, journal)  # before others are entered into the journal
-    restore(switch, journal)
+    _recover(switch, journal)
     attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)
     delegate_socket = _listen(keep, kept, places.delegate, socket.SOCK_SEQPACKET, 0o666)
@@ -67,6 +55,7 @@ def main() -> int:
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # "read your files again": there are none
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
     # Nothing that a call makes is a cycle: references alone free it, and no collection interrupts a call.
@@ -74,9 +63,28 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     keep.ready()
+    keep.watch()
+    if not kept.apps:
+        keep.serving()
     loop.run()
-    _clean(places)
-    return 0
+    return 0  # files and descriptors are the keeper's affair: it may be that a successor needs them
+
+
+def _recover(switch: Switch, journal: Journal) -> None:
+    """What an earlier switch left is ours now."""
+    keep, kept = switch.keep, switch.kept
+    (keep.record if kept.journal is None else keep.again)("journal", journal.memory)
+    (keep.record if kept.memory is None else keep.again)("memory", switch.memory.memory)
+    for appid in kept.orphans:
+        keep.forget_app(appid)
+    if kept.apps:
+        switch.recovered = True
+        switch.early.wait()
+    for spec, listener, home in kept.apps:
+        keep.app_again(spec, listener, home)
+        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
+    answer_again(switch, journal)  # before others are entered into the journal
+    restore(switch, journal)
 
 
 def _home(kept: tuple[Fd, ...]) -> Netns | None:
@@ -120,6 +128,7 @@ def _listen(keep: Keep, kept: Kept, path: Path, kind: int, mode: int) -> socket.
     for fd in kept.listeners.pop(name, []):
         own = _kernel.getsockname(fd)
         if path.exists() and not isinstance(own, int) and sockaddr.unix_name(own) == os.fsencode(path):
+            keep.again(name, fd)
             return socket.socket(fileno=os.dup(fd.fileno()))
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -129,12 +138,6 @@ def _listen(keep: Keep, kept: Kept, path: Path, kind: int, mode: int) -> socket.
     keep.forget(name)
     keep.listener(name, Fd(os.dup(listener.fileno())))
     return listener
-
-
-def _clean(places: RunDir) -> None:
-    for path in (places.attach, places.delegate, places.switch, *Path().iterdir()):
-        path.unlink(missing_ok=True)
-    os.chdir("/")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ class _Guest:
 
     def _on_packet(self) -> None:
         try:
-            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(16 * 4))
+            data, ancillary, _flags, _ = self._connection.recvmsg(
+                4096, socket.CMSG_SPACE(16 * 4), socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return
         except OSError:

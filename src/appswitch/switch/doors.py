@@ -110,6 +110,7 @@ class Doors:
         name = _name(service, exposed=False)
         for kept, actual in [key for key in self._kept if key[0] == name]:
             fd = self._kept.pop((kept, actual))
+            self._keep.again(name, fd)
             self._install(service, Door(fd, actual, service.endpoint.bound.port, exposed=False))
 
     def drop_kept(self) -> None:
@@ -131,6 +132,8 @@ class Doors:
                 return fresh
             self._keep.listener(name, fresh)
             opened = fresh
+        else:
+            self._keep.again(name, opened)
         self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
         self._exposed.setdefault(actual, []).append(service)
         return 0

@@ -40,11 +40,12 @@ class Early:
         else:
             self._kept.append((serve, notification, slot))
 
-    def begin(self) -> None:
-        """The configuration is complete."""
+    def begin(self) -> bool:
+        """The configuration is complete. Whether that was waited for."""
         kept, self._kept = self._kept, None
         for one in kept or ():
             self._serve(*one)
+        return kept is not None
 
     def _serve(self, serve: Serve, notification: tuple[int, ...], slot: int) -> None:
         try:

@@ -79,6 +79,7 @@ class Gates:
     def _listen(self, key: _Port, to: Address) -> None:
         kept = self._switch.kept.listeners.pop(_name(key), None)
         if kept:  # an earlier switch's, with who waits in its queue
+            self._switch.keep.again(_name(key), kept[-1])
             self._serve(key, kept[-1])
             return
         family, port = key

@@ -10,7 +10,7 @@ from appswitch import _kernel
 from appswitch.kernel import sockaddr
 from appswitch.switch import bind, naming, udp
 from appswitch.switch.apps import App
-from appswitch.switch.core import Switch
+from appswitch.switch.core import LOOKS, Switch
 from appswitch.switch.datagram import Datagram
 from appswitch.switch.journal import Journal
 from appswitch.switch.memory import ArrivalNote, SocketNote
@@ -25,7 +25,7 @@ _MAX_SERIAL = 1 << 31
 def restore(switch: Switch, journal: Journal) -> None:
     """All of it. The apps are attached already."""
     notes = switch.memory.recall()
-    unix = {row[0]: row[6].rstrip(b"\0") for row in _kernel.dump_unix(_ALL_STATES)}
+    unix = _names(_ALL_STATES)
     for slot, note in notes:
         app = switch.apps.get(note.app_id if not isinstance(note, ArrivalNote) else note.client_app)
         if app is None:
@@ -45,6 +45,11 @@ def restore(switch: Switch, journal: Journal) -> None:
     switch.doors.drop_kept()
 
 
+def _names(states: int) -> dict[int, bytes]:
+    """Unix sockets by cookie. A list may leave some out while others come and go: see `LOOKS`."""
+    return {row[0]: row[6].rstrip(b"\0") for _ in range(LOOKS) for row in _kernel.dump_unix(states)}
+
+
 def _restore_socket(switch: Switch, app: App, slot: int, note: SocketNote, unix: dict[int, bytes]) -> None:
     """One that has a name is recalled from that, when it is used; what listens is found by its name as well."""
     if note.unix and unix.get(note.cookie):
@@ -60,8 +65,7 @@ def _restore_socket(switch: Switch, app: App, slot: int, note: SocketNote, unix:
 def _restore_services(switch: Switch) -> None:
     """Listening sockets carry their app and address as their name: unix(7), sock_diag(7)."""
     files = {os.fsencode(entry) for entry in os.listdir()}  # of our own directory, mode 0700
-    for cookie, *_, raw in _kernel.dump_unix(_LISTEN_STATE):
-        name = raw.rstrip(b"\0")
+    for cookie, name in _names(_LISTEN_STATE).items():
         listener = naming.parse_listener(name)
         app = switch.apps.get(listener.app_id) if listener is not None else None
         if listener is None or app is None or name not in files or listener.serial >= _MAX_SERIAL:

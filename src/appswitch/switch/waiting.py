@@ -154,6 +154,7 @@ class Waiting:
             if kept:
                 own = _kernel.getsockname(kept[-1])
                 if not isinstance(own, int):
+                    self._switch.keep.again(name, kept[-1])
                     self._rooms[family] = kept[-1], sockaddr.decode(own)
                     return self._rooms[family][1]
             fd = _reusable(family)

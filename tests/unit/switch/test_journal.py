@@ -19,7 +19,7 @@ def call(id: int) -> tuple[int, ...]:
 
 
 def received(id: int) -> bytes:
-    """The same as the kernel writes it: struct seccomp_notif of linux/seccomp.h, with an architecture and an address."""
+    """The same as the kernel writes it: struct seccomp_notif of linux/seccomp.h, with an address and all."""
     _, _, tid, nr, *arguments = call(id)
     return struct.pack("=QIIiIQ6Q", id, tid, 0, nr, 0xC000003E, 0x7F0000001234, *arguments)
 
