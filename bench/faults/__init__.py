@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "keeper": ("keeper",),
     "keeper+control": ("keeper", "control"),
 }
-PATIENCE = 20.0  # seconds for the daemon to be whole again
+PATIENCE = 60.0  # seconds for the daemon to be whole again
 _MARKS = {"switch": "appswitch.switch", "control": "appswitch.control", "keeper": "keeper/__main__.py"}
 
 
@@ -164,8 +164,10 @@ class Commands(threading.Thread):
                     self.failed.setdefault(f"commands: {kind}", []).append(done.stderr.strip())
 
 
-def measure(count: int, kinds: Sequence[str], seed: int, commands: bool = True, log: Path | None = None) -> Result:
-    """``count`` faults of these kinds, at moments that depend on ``seed``. Raises BenchError."""
+def measure(
+    count: int, kinds: Sequence[str], seed: int, longest: float = 1.5, commands: bool = True, log: Path | None = None
+) -> Result:
+    """``count`` faults of these kinds, up to ``longest`` seconds apart, as ``seed`` has it. Raises BenchError."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
         node = stack.enter_context(Node(log=log))
@@ -177,7 +179,7 @@ def measure(count: int, kinds: Sequence[str], seed: int, commands: bool = True, 
         injected: list[tuple[str, float]] = []
         try:
             for _ in range(count):
-                time.sleep(chance.uniform(0.05, 1.5))
+                time.sleep(chance.uniform(0.05, longest))
                 kind = chance.choice(kinds)
                 injected.append((kind, time.monotonic()))
                 _kill(node, KINDS[kind])

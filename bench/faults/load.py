@@ -337,5 +337,5 @@ def stranger(host: str, port: str) -> None:
 
 if __name__ == "__main__":
     # Who asks for names may lose a datagram, or its answer, with each fault: for two tries there are too many here.
-    os.environ["RES_OPTIONS"] = "timeout:1 attempts:30"
+    os.environ["RES_OPTIONS"] = "timeout:5 attempts:5"
     {"server": server, "client": client, "stranger": stranger}[sys.argv[1]](*sys.argv[2:])

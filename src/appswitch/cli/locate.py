@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-PATIENCE = 5.0  # seconds that a daemon whose keeper lives may take to answer
+PATIENCE = 20.0  # seconds that a daemon whose keeper lives may take to answer
 
 
 def own(given: str | None = None) -> RunDir:

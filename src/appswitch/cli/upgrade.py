@@ -18,6 +18,7 @@ from appswitch import keeper
 from appswitch.cli import locate, rest
 from appswitch.paths import RunDir
 
+_WAITED = {"switch": "calls", "control": "REST and DNS"}
 PATIENCE = 120.0  # seconds without a word from the daemon
 
 
@@ -38,7 +39,8 @@ def upgrade(directory: RunDir) -> None:
                 case "loading":
                     click.echo(f"{event['part']}: loading version {appswitch.__version__} ...")
                 case "replaced":
-                    click.echo(f"{event['part']}: replaced; calls waited {event['pause'] * 1000:.0f} ms at most")
+                    who = _WAITED.get(event["part"], "others")
+                    click.echo(f"{event['part']}: replaced; {who} waited {event['pause'] * 1000:.0f} ms at most")
                 case "failed":
                     raise click.ClickException(f"no upgrade: {event['reason']}")
                 case "done":

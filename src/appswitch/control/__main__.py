@@ -31,9 +31,8 @@ _log = structlog.get_logger(part="control")
 class Control:
     """All of it, put together."""
 
-    def __init__(self, settings: Settings, keeping: Keeping) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.keeping = keeping
         self.link = SwitchLink(settings.run_dir.switch)
         self.registry = Registry(self.link, settings)
         self.analyzer = Analyzer(self.link)
@@ -48,8 +47,9 @@ class Control:
         self.server = server.Server(create(self.parts))
         self.dns: Dns | None = None
 
-    async def run(self) -> None:
+    async def run(self, keeping: Keeping) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
+        self.keeping = keeping
         self.resources.load()  # before anybody can ask, or the switch is told
         try:
             await self._serve()
@@ -149,8 +149,9 @@ def main() -> int:
     logs.configure(os.environ)
     try:
         settings = from_environ(os.environ)
+        control = Control(settings)
         # Who is started to stand by waits here, with everything loaded, until its predecessor has ended.
-        asyncio.run(Control(settings, Keeping()).run())
+        asyncio.run(control.run(Keeping()))
     except (SettingsError, StoreError, server.ListenError) as err:
         _log.error(str(err))
         return 1

@@ -98,7 +98,7 @@ class Upgrades:
         child.argv = tuple(self._request.commands[child.name])
         self._left.pop(0)
         self._tell(event="replaced", part=child.name, pause=round(pause, 4))
-        log("info", f"{child.name} was upgraded: calls waited {pause * 1000:.0f} ms")
+        log("info", f"{child.name} was upgraded: who needed it waited {pause * 1000:.0f} ms")
         self._next()
 
     def failed(self, child: Child, why: str) -> None:
