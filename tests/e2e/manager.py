@@ -36,7 +36,6 @@ class Manager:
         self.log = Path(self._place.name) / "log"
         self.stored: list[tuple[str, int]] = []
         self.ready = 0  # how often it was said
-        self.starts = 0
         self.pid = 0
         self._stopping = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -83,7 +82,6 @@ class Manager:
             os.close(fd)
 
     def _start(self) -> int:
-        self.starts += 1
         environment = self._environment | {"NOTIFY_SOCKET": f"{self._place.name}/notify", "FDSTORE": str(MOST)}
         pid = os.fork()
         if pid:

@@ -62,18 +62,22 @@ class Keep:
         self._say("X_APPSWITCH_SERVING=1")
 
     def app(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
-        """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`."""
+        """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`.
+
+        The notification descriptor comes last: if we die in between, calls fail (nobody has it), instead of waiting for
+        somebody who has it and does not know whose it is.
+        """
         for kind, fd in zip(_HOME, home, strict=False):
             self._keep(f"{kind}-{spec.appid}", fd, poll=False)
-        self._keep(f"app-{spec.appid}", listener)
         self._keep(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self._keep(f"app-{spec.appid}", listener)
 
     def app_again(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
         """The same for one that comes from the keeper."""
         for kind, fd in zip(_HOME, home, strict=False):
             self.again(f"{kind}-{spec.appid}", fd)
-        self.again(f"app-{spec.appid}", listener)
         self.again(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self.again(f"app-{spec.appid}", listener)
 
     def forget_app(self, appid: str) -> None:
         """It ended."""
@@ -215,7 +219,7 @@ class Kept(NamedTuple):
 
     apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
     journal: Fd | None
-    orphans: list[str]  # ids of apps that ended while no switch was there
+    orphans: list[str]  # ids of apps that ended while no switch was there, or were not kept as a whole
     memory: Fd | None = None
     listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
 
@@ -236,6 +240,8 @@ def recovered() -> Kept:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
                 home = tuple(kept[f"{kind}-{appid}"][0] for kind in _HOME if f"{kind}-{appid}" in kept)
                 apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener[0], home))
+        elif kind == "app" and f"spec-{appid}" not in kept:
+            orphans.append(appid)
     listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
     records = {name: fds[-1] for name, fds in kept.items()}
     return Kept(apps, records.get("journal"), orphans, records.get("memory"), listeners)
