@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from bench import faults
 from e2e.manager import Manager
 from e2e.world import PYTHON, Switched, hang_up, say, wait_output
-from harness import Addresses, Daemon, marks, wait_until
+from harness import Addresses, Daemon, free_port, marks, wait_until
 
 import appswitch
 from appswitch.keeper.directory import read_roster, started
@@ -163,6 +164,47 @@ def test_under_a_service_manager(addresses: Addresses, group: bool) -> None:
         left = marks.reap(marks.DAEMON, daemon.id)
         shutil.rmtree(daemon.run_dir)
     assert not left
+
+
+def _unit(key: str) -> str:
+    """A setting of the unit that is shipped."""
+    unit = Path(__file__).parents[2] / "packaging" / "appswitch.service"
+    (line,) = [line for line in unit.read_text().splitlines() if line.startswith(f"{key}=")]
+    return line.partition("=")[2]
+
+
+class Confined(Daemon):
+    """With no more privileges than the unit leaves it: setpriv(1), PR_SET_MDWE of prctl(2)."""
+
+    def command(self, *arguments: str) -> list[str]:
+        words = super().command(*arguments)
+        if arguments[0] != "daemon":
+            return words
+        capabilities = ",".join(
+            f"+{one.removeprefix('CAP_').lower()}" for one in _unit("CapabilityBoundingSet").split()
+        )
+        deny = "import ctypes, os, sys; assert not ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)"
+        deny += "; os.execvp(sys.argv[1], sys.argv[1:])"
+        confine = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{capabilities}", "--inh-caps=-all"]
+        return [*confine, PYTHON, "-c", deny, *words]
+
+
+def test_with_what_the_unit_allows(addresses: Addresses) -> None:
+    assert _unit("NoNewPrivileges") == _unit("MemoryDenyWriteExecute") == "yes"
+    with Confined() as daemon, Switched(daemon, addresses) as world:
+        pair = Pair(world)
+        pair.check()
+        server = world.start("socat", "UDP-LISTEN:7003,fork", "EXEC:cat", serving=7003)
+        asked = world.run("socat", "-t2", "-", f"UDP:{server.ip}:7003", input="datagram\n")
+        assert asked.stdout == "datagram\n"
+        host = free_port()
+        options = ("--expose", f"7002:{host}", "--name", "open")
+        world.start("socat", "TCP-LISTEN:7002,fork", "EXEC:echo exposed", listening=7002, options=options)
+        with socket.create_connection(("127.0.0.1", host)) as stranger:
+            assert stranger.recv(99) == b"exposed\n"
+        os.kill(parts(daemon)["switch"], signal.SIGKILL)
+        pair.check()
+        pair.end()
 
 
 # --- ax daemon --upgrade
