@@ -69,6 +69,9 @@ class Daemon:
         """SIGTERM, and the checks of a clean end."""
         assert self.app is not None
         keeper = self.keeper()
+        if not (keeper or self.strict):
+            self.kill()
+            return
         assert keeper, f"the daemon ended by itself\n{self.app}"
         problems: list[str] = []
         for what in ("apps", "servers", "sockets"):
