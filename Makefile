@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light native demo test sanitize fuzz lint format bench bench-all soak clean
+.PHONY: help setup setup-light native demo test sanitize fuzz lint format bench bench-all soak faults clean
 
 VENV := .venv/bin
 CC ?= cc
@@ -70,6 +70,9 @@ bench-all: setup ## Every figure that we claim, beside other programs too
 
 soak: setup ## Ten minutes of load (SOAK="--seconds 60 ..."), and what is left of it
 	@$(VENV)/python -m bench.soak $(SOAK)
+
+faults: setup ## Kill the daemon's processes under load, two hundred times, and count what programs see
+	@$(VENV)/python -m bench faults --faults 200
 
 clean: ## Remove what was made, .venv included
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""`python -m bench`: run, compare, growth."""
+"""`python -m bench`: run, compare, growth, faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import machine, report
+from bench import faults, machine, report
 from bench.cases import SLOW, Measure, Run, cases, growth
 from bench.compare import SMALLEST, SMALLEST_WHEN_BUSY, Change, compare
 from bench.node import Node
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "compare":
         return _compare(options.old, options.new)
+    if options.command == "faults":
+        return faults.main(options.faults, options.kinds.split(","), options.seed, options.log)
     if options.command == "growth":
         return _run({"growth": growth.measure}, options)
     known = cases()
@@ -59,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     growing.add_argument("--connections", type=int, default=100_000)
     _add_run_options(growing)
     growing.set_defaults(command="growth", turns=1, output=None)
+    breaking = commands.add_parser("faults", help="kill the daemon's processes under load, count what apps see")
+    breaking.add_argument("--faults", type=int, default=200, help="how many (%(default)s)")
+    kinds = ",".join(faults.KINDS)
+    breaking.add_argument("--kinds", default=kinds, metavar="KIND[,KIND]", help=f"of {kinds}")
+    breaking.add_argument("--seed", type=int, default=int(time.time()), help="of the moments and kinds")
+    breaking.add_argument("--log", type=Path, metavar="FILE", help="what the daemon says")
+    breaking.set_defaults(command="faults")
     return parser
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -23,9 +26,12 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class Node:
-    """``ax daemon`` in a directory of its own, which goes with it. ``env``: variables for the daemon."""
+    """``ax daemon`` in a directory of its own, which goes with it.
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    ``env``: variables for the daemon, ``log``: what it says.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
         self._ips = (f"10.93.{n // 250}.{n % 250 + 1}" for n in itertools.count())
         self._home = Path(tempfile.mkdtemp(prefix="axb-", dir="/tmp"))  # short: names of Unix sockets are
         self._home.chmod(0o755)
@@ -35,7 +41,7 @@ class Node:
         words = [*ax(), "daemon", "--rest-port", "0"]
         self._daemon: Process | None = None
         try:
-            self._daemon = Process(words, self.environment | dict(env or {}))
+            self._daemon = Process(words, self.environment | dict(env or {}), errors=log)
             while "ready" not in self._daemon.line(READY):
                 pass
             self.pids: dict[str, int] = self.status()["pids"]
@@ -51,10 +57,27 @@ class Node:
 
     def close(self) -> None:
         """End the daemon. Raises BenchError when that does not go well."""
-        status = self._daemon.end() if self._daemon else 0
+        succeeded = self._end_successor()
+        status = self._daemon.end() if self._daemon and not succeeded else 0
         shutil.rmtree(self._home, ignore_errors=True)
         if status:
             raise BenchError(f"the daemon's exit status is {status}")
+
+    def _end_successor(self) -> bool:
+        """If the keeper that we started was killed, there is another one. False: there is not."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.run_dir / "daemon.pid").read_text())
+            if self._daemon is not None and pid != self._daemon.pid:
+                self._daemon.end()
+                pidfd = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                    if not select.select([pidfd], [], [], READY)[0]:
+                        raise BenchError(f"the keeper {pid} does not end")
+                finally:
+                    os.close(pidfd)
+                return True
+        return False
 
     # -- running things
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,9 +30,12 @@ class UnavailableError(Exception):
 class Process:
     """A started command, ended on the way out. ``cpus``: where it and its children may run."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], cpus: Set[int] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], cpus: Set[int] | None = None, errors: Path | None = None
+    ) -> None:
+        """``errors``: where its standard error goes, else it is forgotten with it."""
         self.command = list(command)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._errors = errors.open("w+b") if errors else tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._buffer = b""
         try:
             self._process = subprocess.Popen(
@@ -82,6 +86,11 @@ class Process:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
+
+    def hang_up(self) -> None:
+        """End its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def running(self) -> bool:
         """Whether it has not ended."""

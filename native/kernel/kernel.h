@@ -158,7 +158,7 @@ int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_siz
 int ports_take(PortsObject *ports);
 int reply_value(int listener, uint64_t id, int64_t value, int error);
 int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
-           PyObject **event);
+           Py_buffer *journal, PyObject **event);
 PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd);
 
 /* What the abstract name of a connecting socket says behind its magic, in hexadecimal, as switch/naming.py makes it:
@@ -191,5 +191,10 @@ int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, i
 #define NOTIFIER (1ULL << 32)
 #define TCP_ONLY (1ULL << 33) /* with NOTIFIER: of an app that gets no Unix sockets */
 #define HELD (1ULL << 34)     /* instead of NOTIFIER: a connection that waits for its first bytes */
+
+/* The ring of sockets in the journal: switch/journal.py. */
+#define BIRTHS_AT (8192 * 80)
+#define BIRTHS 4096
+#define BORN_TCP 0x80 /* in an entry of it: a TCP socket */
 
 #endif

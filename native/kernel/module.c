@@ -33,7 +33,7 @@ static int module_exec(PyObject *module) {
     const struct {
         const char *name;
         unsigned long long value;
-    } constants[] = {{"NOTIFIER", NOTIFIER}, {"TCP_ONLY", TCP_ONLY}, {"HELD", HELD}};
+    } constants[] = {{"NOTIFIER", NOTIFIER}, {"TCP_ONLY", TCP_ONLY}, {"HELD", HELD}, {"BORN_TCP", BORN_TCP}};
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++) {
         PyObject *value = PyLong_FromUnsignedLongLong(constants[i].value);
         int status = value == NULL ? -1 : PyModule_AddObjectRef(module, constants[i].name, value);

@@ -30,34 +30,13 @@ static PyObject *tuple_of(const uint64_t *values, Py_ssize_t count) {
     return tuple;
 }
 
-/* The call in hand, in slot 0 of the journal (switch/journal.py): 10 words as `wait` returns them, zeros when there is
- * none. */
-static int journal_write(PyObject *journal, const struct seccomp_notif *n, int fd) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(journal, &view, PyBUF_WRITABLE) < 0) {
-        return -1;
-    }
-    uint64_t words[10] = {0};
-    if (n != NULL) {
-        words[0] = (uint64_t)fd;
-        words[1] = n->id;
-        words[2] = n->pid;
-        words[3] = (uint64_t)n->data.nr;
-        memcpy(words + 4, n->data.args, sizeof n->data.args);
-    }
-    if (view.len >= (Py_ssize_t)sizeof words) {
-        memcpy(view.buf, words, sizeof words);
-    }
-    PyBuffer_Release(&view);
-    return 0;
-}
-
-/* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same
- * step, and where no decision is needed answered as well (reflex.c): (fd, id, tid, nr, six arguments); else (data,
- * events); or what is left to do after an answer: a function and its arguments; None when there is nothing. */
-PyObject *k_wait(ARGS) {
+/* The kernel writes a notification straight into slot 0 of the journal: were it copied there afterwards, a switch that
+ * is killed in between would leave nobody who knows of the call. It has to be zero before: seccomp_unotify(2). */
+static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *journal) {
+    struct seccomp_notif *n = journal->buf;
     int timeout;
-    if (arity("wait", nargs, 4) < 0 || journal_write(args[2], NULL, 0) < 0 || as_int(args[1], &timeout) < 0) {
+    memset(n, 0, sizeof *n);
+    if (as_int(args[1], &timeout) < 0) {
         return NULL;
     }
     int epoll = as_fd(module, args[0]);
@@ -93,28 +72,44 @@ PyObject *k_wait(ARGS) {
     if (!(event.events & EPOLLIN)) {
         return tuple_of((uint64_t[]){(uint64_t)fd, event.events}, 2);
     }
-    struct seccomp_notif n;
-    memset(&n, 0, sizeof n);
-    if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0) {
+    if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, n) < 0) {
         if (errno == ENOENT || errno == EINTR || errno == EAGAIN) {
             Py_RETURN_NONE; /* the caller was killed or interrupted before we looked */
         }
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    if (journal_write(args[2], &n, fd) < 0) {
-        return NULL;
-    }
     PyObject *more = NULL;
-    int served = reflex(module, self, epoll, fd, (event.data.u64 & TCP_ONLY) != 0, &n, &more);
+    int served = reflex(module, self, epoll, fd, (event.data.u64 & TCP_ONLY) != 0, n, journal, &more);
     if (served < 0 || more != NULL) {
         return more;
     }
     if (served > 0) {
         Py_RETURN_NONE;
     }
-    return tuple_of((uint64_t[]){(uint64_t)fd, n.id, n.pid, (uint64_t)n.data.nr, n.data.args[0], n.data.args[1],
-                                 n.data.args[2], n.data.args[3], n.data.args[4], n.data.args[5]},
+    return tuple_of((uint64_t[]){(uint64_t)fd, n->id, n->pid, (uint64_t)n->data.nr, n->data.args[0], n->data.args[1],
+                                 n->data.args[2], n->data.args[3], n->data.args[4], n->data.args[5]},
                     10);
+}
+
+/* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same
+ * step, and where no decision is needed answered as well (reflex.c): (fd, id, tid, nr, six arguments); else (data,
+ * events); or what is left to do after an answer: a function and its arguments; None when there is nothing. */
+PyObject *k_wait(ARGS) {
+    if (arity("wait", nargs, 4) < 0) {
+        return NULL;
+    }
+    Py_buffer journal;
+    if (PyObject_GetBuffer(args[2], &journal, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    PyObject *event = NULL;
+    if (journal.len < (Py_ssize_t)sizeof(struct seccomp_notif)) {
+        PyErr_SetString(PyExc_ValueError, "the journal has no room for a notification");
+    } else {
+        event = wait_for(module, args, &journal);
+    }
+    PyBuffer_Release(&journal);
+    return event;
 }
 
 static PyObject *send_response(PyObject *module, PyObject *const *args, int64_t value, int error, uint32_t flags) {

@@ -95,9 +95,19 @@ static SockObject *add_sock(ReflexObject *self, SockObject *sock) {
     return status < 0 ? NULL : sock;
 }
 
+/* A socket that was just made, in the ring behind the slots of the journal: switch/journal.py. */
+static void note_birth(Py_buffer *journal, uint64_t cookie, uint64_t what) {
+    if (journal->len >= BIRTHS_AT + (Py_ssize_t)((1 + BIRTHS) * sizeof(uint64_t[2]))) {
+        uint64_t(*ring)[2] = (uint64_t(*)[2])(void *)((char *)journal->buf + BIRTHS_AT);
+        uint64_t *entry = ring[1 + ring[0][0]++ % BIRTHS];
+        entry[0] = cookie;
+        entry[1] = what;
+    }
+}
+
 /* A stream socket becomes the caller's, its number the reply: AF_UNIX, or of the family that was asked for when the app
  * is to use TCP only. */
-static int serve_socket(ReflexObject *self, int listener, int tcp, const struct seccomp_notif *n) {
+static int serve_socket(ReflexObject *self, int listener, int tcp, const struct seccomp_notif *n, Py_buffer *journal) {
     const int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
     int family = (int)n->data.args[0], type = (int)n->data.args[1], protocol = (int)n->data.args[2];
     PyObject *app = look_up(self->apps, (uint64_t)listener);
@@ -119,6 +129,7 @@ static int serve_socket(ReflexObject *self, int listener, int tcp, const struct 
         return 0;
     }
     /* Known before the app can use it: another thread of it may be faster than we are. */
+    note_birth(journal, cookie, (uint64_t)(tcp ? BORN_TCP : 0) | (uint64_t)family);
     int status = add_sock(self, new_sock(self, app, cookie, family, !tcp)) == NULL ? -1 : 0;
     if (status == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) {
         int error = errno;
@@ -728,7 +739,7 @@ static int serve_steady(PyObject *module, ReflexObject *self, int listener, cons
  * whoever waits in accept(2); (on_left, service, (Fd, peer, errno)), one could not be handed over; (on_hold,), one is
  * held, and nobody looks at the time. */
 int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
-           PyObject **event) {
+           Py_buffer *journal, PyObject **event) {
     int call = 0;
     while (call < CALLS && self->numbers[call] != n->data.nr) {
         call++;
@@ -736,7 +747,7 @@ int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tc
     int status = 0;
     switch (call) {
     case SOCKET:
-        status = serve_socket(self, listener, tcp, n);
+        status = serve_socket(self, listener, tcp, n, journal);
         break;
     case CONNECT:
         status = serve_connect(module, self, epoll, listener, n, event);

@@ -18,6 +18,7 @@ _Fd: TypeAlias = Fd | int
 NOTIFIER: int  # added to a descriptor's number, the data of an event that delivers notifications
 HELD: int  # the data of an event of a connection that is held: added to its number
 TCP_ONLY: int  # added to that: of an app that gets TCP sockets, not Unix ones
+BORN_TCP: int  # in the journal's ring of births: a TCP socket
 NAME_MAGIC: bytes  # with which the abstract name of a connecting socket begins: see switch/naming.py
 
 class Sock:

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from harness.waiting import wait_until
 
-from appswitch import keeper
+from appswitch.keeper import __main__ as program
+from appswitch.keeper import child as children
+from appswitch.keeper import directory as place
+from appswitch.keeper.notify import fd_name
 
 # A child's language: what it does at its n-th start is the n-th list of steps (the last one for all later ones).
 TOY = """
@@ -90,11 +93,11 @@ while True:
 
 DRIVER = """
 import json, sys
-from appswitch import keeper
-keeper.GRACE = 0.5
+from appswitch.keeper import daemon
+daemon.GRACE = 0.5
 try:
-    sys.exit(keeper.Keeper(sys.argv[1], json.loads(sys.argv[2])).run())
-except keeper.KeeperError as err:
+    sys.exit(daemon.Keeper(sys.argv[1], json.loads(sys.argv[2])).run())
+except daemon.KeeperError as err:
     sys.exit(f"refused: {err}")
 """
 
@@ -223,14 +226,22 @@ def test_a_dead_child_is_started_again(run: Any) -> None:
     assert daemon.out.read_text().count("\n") == 1, "the ready line is said once"
 
 
-def test_a_child_that_keeps_dying_is_given_up(run: Any) -> None:
-    daemon = run(switch=[READY], control=[READY, ["die"]])
-    daemon.wait_ready()
-    daemon.kill("control")
+def test_a_child_that_keeps_dying_before_it_is_ready_is_given_up(run: Any) -> None:
+    daemon = run(switch=[READY], control=[["die"]])
     assert daemon.process.wait(20) == 1
     assert "control was killed by SIGKILL, 5 times within 10 s: giving up" in daemon.err.read_text()
     assert daemon.seen("switch")["signals"] == ["SIGTERM"]
     assert list(daemon.directory.iterdir()) == []
+
+
+def test_a_child_that_keeps_dying_later_is_started_again_and_again(run: Any) -> None:
+    """Apps depend on it: to give it up would be worse than whatever kills it."""
+    daemon = run(switch=[READY], control=[READY, *[["die"]] * 5, READY])
+    daemon.wait_ready()
+    daemon.kill("control")
+    assert daemon.seen("control", 7)["signals"] == []
+    daemon.wait_said("control was killed by SIGKILL; starting it again in 0.8 s")
+    assert daemon.process.poll() is None
 
 
 def test_a_child_that_cannot_start_is_not_tried_again(run: Any) -> None:
@@ -317,7 +328,7 @@ def test_runs_by_its_path_with_nothing_of_ours() -> None:
     """As `ax daemon` runs it: isolated, without site-packages."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AX_")}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", keeper.__file__],
+        [sys.executable, "-I", "-S", program.__file__],
         check=False,
         capture_output=True,
         text=True,
@@ -342,17 +353,17 @@ def test_logs_json(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_directory_is_private(tmp_path: Path) -> None:
     made = tmp_path / "a" / "b"
-    keeper.prepare_directory(str(made))
+    place.prepare_directory(str(made))
     assert made.stat().st_mode & 0o777 == (0o755 if os.geteuid() == 0 else 0o700)
-    keeper.prepare_directory(str(made))
+    place.prepare_directory(str(made))
 
 
 def test_directory_that_others_may_write(tmp_path: Path) -> None:
     made = tmp_path / "run"
     made.mkdir()
     made.chmod(0o777)
-    with pytest.raises(keeper.KeeperError, match=r"may be written by others \(mode 0777\)"):
-        keeper.prepare_directory(str(made))
+    with pytest.raises(place.KeeperError, match=r"may be written by others \(mode 0777\)"):
+        place.prepare_directory(str(made))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -360,49 +371,52 @@ def test_directory_of_another_user(tmp_path: Path) -> None:
     made = tmp_path / "run"
     made.mkdir()
     os.chown(made, 65534, 65534)
-    with pytest.raises(keeper.KeeperError, match="belongs to uid 65534, not to uid 0"):
-        keeper.prepare_directory(str(made))
+    with pytest.raises(place.KeeperError, match="belongs to uid 65534, not to uid 0"):
+        place.prepare_directory(str(made))
 
 
 def test_directory_that_is_none(tmp_path: Path) -> None:
     made = tmp_path / "run"
     made.touch()
-    with pytest.raises(keeper.KeeperError, match="is not a directory"):
-        keeper.prepare_directory(str(made))
-    with pytest.raises(keeper.KeeperError, match="cannot make the run directory"):
-        keeper.prepare_directory(str(made / "below"))
+    with pytest.raises(place.KeeperError, match="is not a directory"):
+        place.prepare_directory(str(made))
+    with pytest.raises(place.KeeperError, match="cannot make the run directory"):
+        place.prepare_directory(str(made / "below"))
 
 
 def test_directory_with_too_long_a_name(tmp_path: Path) -> None:
-    with pytest.raises(keeper.KeeperError, match="too long for a Unix socket"):
-        keeper.prepare_directory(str(tmp_path / ("x" * 100)))
+    with pytest.raises(place.KeeperError, match="too long for a Unix socket"):
+        place.prepare_directory(str(tmp_path / ("x" * 100)))
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------
 
 
 def test_back_off() -> None:
-    child = keeper.Child("x", [])
-    assert [child.note_death(now) for now in (0, 1, 2, 3, 4)] == [0.0, 0.1, 0.2, 0.4, None]
+    child = children.Child("x", [])
+    assert [child.note_death(now) for now in (0, 1, 2, 3, 4, 5, 6)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert child.note_death(100) == 0.0, "what was long ago does not count"
 
 
 def test_names_of_descriptors() -> None:
     names = {"app-1": "app-1", "": "stored", "a:b": "stored", "a\tb": "stored", "ä": "stored", "x" * 256: "stored"}
-    assert {name: keeper.fd_name({"FDNAME": name}) for name in names} == names
-    assert keeper.fd_name({}) == "stored"
+    assert {name: fd_name({"FDNAME": name}) for name in names} == names
+    assert fd_name({}) == "stored"
 
 
 def test_store_has_room_for_what_can_be_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = keeper.FdStore()
-    monkeypatch.setattr(keeper, "MAX_NAMES", 8)
+    store = children.FdStore()
+    monkeypatch.setattr(children.resource, "getrlimit", lambda _: (2 * 2 + 63, 0))
     assert [store.add("abc", fd) for fd in (10, 11, 12)] == [True, True, False]
+    assert store.names == 8
     assert store.take(lambda name, fd: fd == 10) == [10]
-    assert store.add("abc", 13)
+    assert store.names == 4
+    assert store.add("abc", 13, poll=False)
     assert store.entries == [("abc", 11), ("abc", 13)]
+    assert store.unpolled == {13}
 
 
 def test_children_do_not_inherit_our_manager() -> None:
     mine = {"NOTIFY_SOCKET": "/run/systemd/notify", "LISTEN_FDS": "1", "WATCHDOG_USEC": "5", "AX_PORTS": "1"}
-    theirs = keeper.child_environment(mine, "/x/notify.sock")
+    theirs = children.child_environment(mine, "/x/notify.sock")
     assert theirs == {"AX_PORTS": "1", "NOTIFY_SOCKET": "/x/notify.sock", "AX_KEEPER_PID": str(os.getpid())}

@@ -136,7 +136,7 @@ def _become_daemon(run_dir: RunDir, log: str, notify: str) -> None:
     for source, target in ((null, 0), (out, 1), (out, 2)):
         os.dup2(source, target)
     os.closerange(3, _highest_fd() + 1)  # what we inherited is not the daemon's: somebody may wait for its end
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("LISTEN_", "WATCHDOG_"))}
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("LISTEN_", "WATCHDOG_", "FDSTORE"))}
     if env.get("PYTHONPATH"):  # the working directory is about to change
         env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, env["PYTHONPATH"].split(os.pathsep)))
     env["NOTIFY_SOCKET"] = notify

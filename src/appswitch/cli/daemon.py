@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from appswitch import address, keeper, networks
-from appswitch.cli import hostnet, node, state
+from appswitch import address, networks
+from appswitch.cli import hostnet, node, state, upgrade
 from appswitch.paths import RunDir, run_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,12 +24,14 @@ Every option can also come from the environment (AX_PORTS for --ports and so on)
 \b
 The daemon runs as root for all users of the host, or as a user for that user alone. It says when it is ready, on
 standard output and to systemd (Type=notify), and ends on SIGTERM. SIGHUP has it read the token file again.
+What apps see when a part of it dies, is upgraded or forgets is in docs/resilience.md.
 
 \b
 Examples:
   ax daemon                                  root: in /run/appswitch
   ax daemon --run-dir /tmp/ax --rest-port 0  a second one, without TCP
   ax daemon --ports 40000-49999 --node-interface eth0
+  ax daemon --upgrade                        the one that runs goes on as this version
 """
 
 
@@ -94,7 +96,7 @@ def load_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str
             values = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as err:
         raise click.BadParameter(f"{path}: {getattr(err, 'strerror', None) or err}") from None
-    known = {param.name: param for param in ctx.command.params if param.name not in ("config", "help")}
+    known = {param.name: param for param in ctx.command.params if param.name not in ("config", "help", "upgrading")}
     defaults = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -212,8 +214,18 @@ def _option(name: str, help: str, negated: bool = False, **more: Any) -> Callabl
 @_option(
     "--log-level", "From which level on.", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
 )
-def command(**options: Any) -> None:
+@click.option(
+    "--upgrade",
+    "upgrading",
+    help="Have the daemon that runs go on as this version, with its own options; no call fails.",
+    is_flag=True,
+)
+def command(upgrading: bool, **options: Any) -> None:
     """Run the daemon in the foreground: it decides the network calls of everything that `ax run` starts."""
+    if upgrading:
+        where = options["run_dir"]
+        upgrade.upgrade(RunDir(os.path.abspath(where)) if where else run_dir())
+        return
     try:
         node.check_kernel()
         node_ips = node.node_ips(options.pop("node_interface"))
@@ -252,7 +264,9 @@ def check_features() -> None:
 
 
 def become_keeper(environment: dict[str, str]) -> None:
-    """execve(2). Isolated and without site: the keeper is the standard library only, and stays small."""
+    """execve(2)."""
     sys.stdout.flush()
-    command_line = [sys.executable, "-I", "-S", os.path.abspath(keeper.__file__)]
+    if environment.get("PYTHONPATH"):  # processes of the daemon start others from where they are
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, environment["PYTHONPATH"].split(os.pathsep)))
+    command_line = upgrade.keeper_command()
     os.execve(sys.executable, command_line, environment)  # noqa: S606 - there is no shell, and none is wanted

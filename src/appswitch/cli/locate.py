@@ -6,6 +6,7 @@ import os
 import time
 
 from appswitch.cli import rest
+from appswitch.keeper.directory import read_roster
 from appswitch.paths import SYSTEM, RunDir, run_dir
 
 TYPE_CHECKING = False
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-PATIENCE = 5.0  # seconds that a daemon whose keeper lives may take to answer
+PATIENCE = 20.0  # seconds that a daemon whose keeper lives may take to answer
 
 
 def own(given: str | None = None) -> RunDir:
@@ -48,19 +49,30 @@ def need(given: str | None = None) -> socket.socket:
 
 
 def ask(given: str | None, method: str, path: str, body: object = None) -> Any:
-    """One request to the daemon that is meant. Raises rest.DaemonDownError with what to do, rest.RefusedError."""
+    """One request to the daemon that is meant. Raises rest.DaemonDownError with what to do, rest.RefusedError.
+
+    A question is asked again where the daemon's control process dies before it has answered: another one comes.
+    """
+    try:
+        return rest.request(need(given), method, path, body)
+    except rest.DaemonDownError as err:
+        if method != "GET" or not err.stale:
+            raise
     return rest.request(need(given), method, path, body)
 
 
 def alive(directory: RunDir) -> bool:
-    """Whether a keeper runs there, by its pid file. The lock on it is not tried: that could stop one from starting."""
+    """Whether a daemon runs there: a keeper, by its pid file, or processes of one that was killed, which start another.
+
+    The lock on the pid file is not tried: that could stop a keeper from starting.
+    """
     try:
         with open(f"{directory.directory}/daemon.pid") as file:
             os.kill(int(file.read()), 0)
     except PermissionError:
         return True
     except (OSError, ValueError, OverflowError):
-        return False
+        return bool(read_roster(directory.directory))
     return True
 
 

@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 
 import structlog
 
+from appswitch import parent
 from appswitch.control import gifts, idle, logs, server
 from appswitch.control.analyzer import Analyzer
 from appswitch.control.api.application import create
 from appswitch.control.api.deps import Parts
 from appswitch.control.dns.service import Dns
 from appswitch.control.link import SwitchLink
-from appswitch.control.notify import notify
+from appswitch.control.notify import Keeping
 from appswitch.control.registry import Registry
 from appswitch.control.resources.service import Resources
 from appswitch.control.resources.store import Store, StoreError
@@ -44,8 +47,9 @@ class Control:
         self.server = server.Server(create(self.parts))
         self.dns: Dns | None = None
 
-    async def run(self) -> None:
+    async def run(self, keeping: Keeping) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
+        self.keeping = keeping
         self.resources.load()  # before anybody can ask, or the switch is told
         try:
             await self._serve()
@@ -54,8 +58,10 @@ class Control:
 
     async def _serve(self) -> None:
         path = self.settings.run_dir.rest
-        tcp = server.tcp_listener(self.settings.rest_port)
-        sockets = [server.unix_listener(path), *([tcp] if tcp else [])]
+        tcp = self._kept("own-tcp", lambda kept: server.tcp_listener(self.settings.rest_port, kept))
+        rest = self._kept("own-rest", lambda kept: server.unix_listener(path, kept))
+        self.keeping.drop()
+        sockets = [one for one in (rest, tcp) if one is not None]
         where = "{}:{}".format(*tcp.getsockname()) if tcp else str(path)
         self.dns = self._make_dns()
         if not gifts.refuse(sockets[0]):
@@ -65,6 +71,7 @@ class Control:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         tasks = [
+            self.keeping.run(),
             self.link.run(),
             self.analyzer.meter.run(),
             self._announce(where),
@@ -80,9 +87,16 @@ class Control:
             try:
                 await self.server.serve(sockets)
             finally:
-                path.unlink(missing_ok=True)
                 for task in helpers:
                     task.cancel()
+
+    def _kept(self, name: str, listen: Callable[[socket.socket | None], socket.socket | None]) -> socket.socket | None:
+        """A listening socket that outlives us: who connects while nobody is there waits in its queue."""
+        kept = self.keeping.take(name)
+        sock = listen(kept)
+        if sock is not None and sock is not kept:
+            self.keeping.store(name, sock)
+        return sock
 
     def stop(self) -> None:
         """End the streams, which would never end themselves, then the rest."""
@@ -117,7 +131,7 @@ class Control:
     async def _announce(self, where: str) -> None:
         await self.server.listening.wait()
         await self.link.connected.wait()
-        notify(f"READY=1\nSTATUS=REST on {where}")
+        self.keeping.ready(f"REST on {where}")
 
     async def _end_idle(self) -> None:
         if self.settings.idle_exit <= 0:
@@ -125,10 +139,10 @@ class Control:
         await idle.until_idle(self.link, self.settings.idle_exit)
         _log.info("no app for a while: the daemon ends", seconds=self.settings.idle_exit)
         self.registry.stopping = True
-        # Not simply the parent: if the keeper was killed, that is process 1 by now.
-        if self.settings.keeper and self.settings.keeper == os.getppid():
+        keeper = parent.keeper_pid() if self.settings.keeper else 0  # 0: control was started by hand
+        if keeper:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.settings.keeper, signal.SIGTERM)
+                os.kill(keeper, signal.SIGTERM)
         else:
             self.stop()
 
@@ -137,7 +151,10 @@ def main() -> int:
     """0 after an orderly end, 1 when the daemon cannot run so."""
     logs.configure(os.environ)
     try:
-        asyncio.run(Control(from_environ(os.environ)).run())
+        settings = from_environ(os.environ)
+        control = Control(settings)
+        # Who is started to stand by waits here, with everything loaded, until its predecessor has ended.
+        asyncio.run(control.run(Keeping()))
     except (SettingsError, StoreError, server.ListenError) as err:
         _log.error(str(err))
         return 1

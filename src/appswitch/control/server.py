@@ -32,8 +32,15 @@ class ListenError(Exception):
     """A socket cannot be listened on. The text is for the user."""
 
 
-def unix_listener(path: Path) -> socket.socket:
-    """Mode 0666: who connects is judged by SO_PEERCRED. What a dead daemon left there is replaced."""
+def unix_listener(path: Path, kept: socket.socket | None = None) -> socket.socket:
+    """Mode 0666: who connects is judged by SO_PEERCRED. What a dead daemon left there is replaced.
+
+    ``kept``: an earlier control's, which is taken if it is still the one that clients come to.
+    """
+    if kept is not None:
+        if path.exists() and kept.getsockname() == str(path):
+            return kept
+        kept.close()
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -46,8 +53,12 @@ def unix_listener(path: Path) -> socket.socket:
     return sock
 
 
-def tcp_listener(port: int | Literal["auto"]) -> socket.socket | None:
-    """On 127.0.0.1; None if the port is 0, or "auto" and taken. Raises ListenError."""
+def tcp_listener(port: int | Literal["auto"], kept: socket.socket | None = None) -> socket.socket | None:
+    """On 127.0.0.1; None if the port is 0, or "auto" and taken. ``kept``: as above. Raises ListenError."""
+    if kept is not None:
+        if port == "auto" or kept.getsockname()[1] == port:
+            return kept
+        kept.close()
     if port == 0:
         return None
     number = DEFAULT_PORT if port == "auto" else port

@@ -14,6 +14,7 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import ip_bytes, parse_ports
+from appswitch.kernel import sockaddr
 from appswitch.paths import RunDir, run_dir
 from appswitch.switch.apps import App
 from appswitch.switch.attach import Attach
@@ -22,10 +23,10 @@ from appswitch.switch.core import Config, Switch
 from appswitch.switch.descriptors import raise_limit
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.journal import Journal, fresh_memory
-from appswitch.switch.keep import Keep, recovered
+from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
 from appswitch.switch.netns import Netns
-from appswitch.switch.recover import answer_again, restore_datagrams, restore_services
+from appswitch.switch.recover import answer_again, restore
 from appswitch.switch.reflexes import fresh
 from appswitch.switch.report import Log, Reports
 
@@ -35,7 +36,6 @@ def main() -> int:
     places = run_dir()
     kept = recovered()
     journal = Journal(kept.journal or fresh_memory())
-    pending = journal.take_all()
     for pid in journal.switches(os.getpid()):
         _kernel.trust(pid)
     loop = Loop(fresh(platform.machine()), journal.map)
@@ -43,27 +43,18 @@ def main() -> int:
     keep = Keep(loop)
     raise_limit()
     _work_in(places.sockets)
-    switch = Switch(_config(places), loop, journal, Reports(log))
+    switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
-    if kept.journal is None:
-        keep.journal(journal.memory)
-    for appid in kept.orphans:
-        keep.forget_app(appid)
-    if kept.apps:
-        switch.recovered = True
-        switch.early.wait()
-    for spec, listener, home in kept.apps:
-        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
-    restore_services(switch)
-    restore_datagrams(switch)
-    attach_socket = _listen(places.attach, socket.SOCK_SEQPACKET, 0o666)
-    channel_socket = _listen(places.switch, socket.SOCK_STREAM, 0o600)
-    delegate_socket = _listen(places.delegate, socket.SOCK_SEQPACKET, 0o666)
+    _recover(switch, journal)
+    attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
+    channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)
+    delegate_socket = _listen(keep, kept, places.delegate, socket.SOCK_SEQPACKET, 0o666)
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
     Channel(switch, attach, channel_socket, os.geteuid())
     _kernel.watch_over()
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # "read your files again": there are none
     signals = _kernel.signal_fd(signal.SIGTERM, signal.SIGINT)
     switch.held, switch.inherited = [signals], kept.inherited
     loop.watch(signals, select.EPOLLIN, lambda _events: loop.stop())
@@ -72,10 +63,28 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     keep.ready()
-    answer_again(switch, pending)
+    keep.watch()
+    if not kept.apps:
+        keep.serving()
     loop.run()
-    _clean(places)
-    return 0
+    return 0  # files and descriptors are the keeper's affair: it may be that a successor needs them
+
+
+def _recover(switch: Switch, journal: Journal) -> None:
+    """What an earlier switch left is ours now."""
+    keep, kept = switch.keep, switch.kept
+    (keep.record if kept.journal is None else keep.again)("journal", journal.memory)
+    (keep.record if kept.memory is None else keep.again)("memory", switch.memory.memory)
+    for appid in kept.orphans:
+        keep.forget_app(appid)
+    if kept.apps:
+        switch.recovered = True
+        switch.early.wait()
+    for spec, listener, home in kept.apps:
+        keep.app_again(spec, listener, home)
+        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
+    answer_again(switch, journal)  # before others are entered into the journal
+    restore(switch, journal)
 
 
 def _home(kept: tuple[Fd, ...]) -> Netns | None:
@@ -110,20 +119,25 @@ def _work_in(directory: Path) -> None:
     os.chdir(directory)
 
 
-def _listen(path: Path, kind: int, mode: int) -> socket.socket:
-    """A listening socket at ``path``, which no other daemon uses: the keeper holds the directory's lock."""
+def _listen(keep: Keep, kept: Kept, path: Path, kind: int, mode: int) -> socket.socket:
+    """A listening socket at ``path``, which no other daemon uses: the keeper holds the directory's lock.
+
+    One that an earlier switch listened on is used again: those who wait in its queue do not notice.
+    """
+    name = f"own-{path.name}"
+    for fd in kept.listeners.pop(name, []):
+        own = _kernel.getsockname(fd)
+        if path.exists() and not isinstance(own, int) and sockaddr.unix_name(own) == os.fsencode(path):
+            keep.again(name, fd)
+            return socket.socket(fileno=os.dup(fd.fileno()))
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     listener.bind(str(path))
     path.chmod(mode)
     listener.listen(128)
+    keep.forget(name)
+    keep.listener(name, Fd(os.dup(listener.fileno())))
     return listener
-
-
-def _clean(places: RunDir) -> None:
-    for path in (places.attach, places.delegate, places.switch, *Path().iterdir()):
-        path.unlink(missing_ok=True)
-    os.chdir("/")
 
 
 if __name__ == "__main__":

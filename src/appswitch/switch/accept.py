@@ -180,6 +180,7 @@ def _dress(switch: Switch, service: Service, fd: Fd, arrival: Arrival) -> None:
     sock.asked = arrival.asked
     sock.options = service.socket.options
     _kernel.inherit(fd, arrival.fd)
+    switch.sockets.keep(sock)
     if arrival.unix:
         sock.named = True
         return

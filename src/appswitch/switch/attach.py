@@ -158,7 +158,8 @@ class _Guest:
 
     def _on_packet(self) -> None:
         try:
-            data, ancillary, _flags, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_MAX_FD * 4))
+            room = socket.CMSG_SPACE(_MAX_FD * 4)
+            data, ancillary, _flags, _ = self._connection.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:

@@ -44,9 +44,10 @@ def bind(switch: Switch, call: Call) -> Outcome:
     sock.answered = call.tid
     if not sock.unix:  # a server, then: and of a TCP socket that is not used yet sock_diag knows nothing
         sock, fd = renew(switch, call, sock, fd)
-    call.on_lost = lambda: release(sock)
+    call.on_lost = lambda: _take_back(switch, sock)
     if not requested.port and (_SOL_IP, _BIND_ADDRESS_NO_PORT) in sock.options:
         sock.bound = requested  # the port comes with connect(2): ip(7)
+        switch.sockets.keep(sock)
         return 0
     return claim(switch, sock, fd, requested)
 
@@ -56,9 +57,8 @@ def _repeated(call: Call, sock: Socket, requested: Address) -> bool:
     bound = sock.bound
     return (
         bound is not None
-        and sock.answered == call.tid
         and (bound.ip, requested.port or bound.port) == (requested.ip, bound.port)
-        and procfs.catches_passing_signals(call.tid)
+        and (call.again or (sock.answered == call.tid and procfs.catches_passing_signals(call.tid)))
     )
 
 
@@ -94,6 +94,7 @@ def claim(switch: Switch, sock: Socket, fd: Fd, requested: Address) -> int:
         return -errno.EADDRINUSE
     sock.bound, sock.inode = wanted, os.fstat(fd.fileno()).st_ino
     app.bound.setdefault(port, []).append(sock)
+    switch.sockets.keep(sock)
     return 0
 
 
@@ -112,6 +113,12 @@ def release(sock: Socket) -> None:
 def _others(sock: Socket, port: int) -> list[Socket]:
     """Who else has bound the port, and may have gone: close(2) is not reported. `Sweep.holds` asks the kernel."""
     return [other for other in sock.app.bound.get(port, ()) if other is not sock]
+
+
+def _take_back(switch: Switch, sock: Socket) -> None:
+    """Its caller did not hear of it."""
+    release(sock)
+    switch.sockets.keep(sock)
 
 
 def _conflict(sock: Socket, wanted: Address, other: Socket) -> bool:
@@ -149,6 +156,8 @@ def listen(switch: Switch, call: Call) -> Outcome:
     service = switch.services.by_id.get(sock.service) if sock.phase == LISTENING else None
     if service is not None:
         if not _kernel.is_shut(fd):
+            sock.backlog = backlog
+            switch.sockets.keep(sock)
             return -_kernel.listen(fd, backlog)
         switch.close_service(service)
     if sock.phase not in (NEW, LISTENING):
@@ -182,6 +191,7 @@ def renew(switch: Switch, call: Call, sock: Socket, fd: Fd) -> tuple[Socket, Fd]
     release(sock)
     if made.bound is not None:
         made.app.bound.setdefault(made.bound.port, []).append(made)
+    switch.sockets.keep(made)
     swap(call, fd, unix)
     return made, unix
 
@@ -217,7 +227,8 @@ def _open(switch: Switch, sock: Socket, fd: Fd, bound: Address, backlog: int) ->
     service = switch.services.open(sock.app, sock, fd, bound, backlog)
     if isinstance(service, int):
         return -service
-    sock.phase, sock.named = LISTENING, True
+    sock.phase, sock.named, sock.backlog = LISTENING, True, backlog
+    switch.sockets.keep(sock)
     error = open_to_strangers(switch, service)
     if error:
         switch.close_service(service)

@@ -102,7 +102,7 @@ class PidFds:
 class Call:
     """A notification. Reads happen once, writes only while the caller still waits."""
 
-    __slots__ = ("app", "args", "id", "notification", "on_lost", "pidfds", "tid")
+    __slots__ = ("again", "app", "args", "id", "notification", "on_lost", "pidfds", "tid")
 
     def __init__(self, app: App, pidfds: PidFds, notification: tuple[int, ...]) -> None:
         self.app = app
@@ -111,6 +111,7 @@ class Call:
         self.id = notification[1]
         self.tid = notification[2]
         self.args = notification[4:]
+        self.again = False  # an earlier switch may have carried it out, and died before it could say so
         # What to do when the reply does not arrive: a signal took the caller away, and it may make the call again.
         self.on_lost: Callable[[], None] | None = None
 

@@ -32,7 +32,8 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.gates.reconcile()
     if switch.delegation.endpoint is not None:
         switch.delegation.endpoint.reconcile()
-    switch.early.begin()
+    if switch.early.begin():
+        switch.keep.serving()
 
 
 def _forget_others(switch: Switch, parts: list[wire.Configure]) -> None:

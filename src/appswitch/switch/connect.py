@@ -124,10 +124,12 @@ def _disconnect(switch: Switch, attempt: Attempt) -> Outcome:
         error = _kernel.connect(fd, UNSPEC)
         sock.local, sock.peer = left, None
         sock.phase = NEW
+        switch.sockets.keep(sock)
         return -error
     if sock.phase == NEW:
         return 0
     _kernel.shutdown(fd, 2)
     made, _ = renew(switch, call, sock, fd)
     made.local, made.peer = left, None
+    switch.sockets.keep(made)
     return 0

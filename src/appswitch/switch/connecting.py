@@ -211,6 +211,7 @@ def tcp(switch: Switch, attempt: Attempt, target: Target, at_home: bool = False)
     ends = target.ends
     sock.local, sock.peer, sock.phase = ends.client, ends.server, CONNECTING
     sock.peer_app, sock.actual = ends.server_app or None, where
+    switch.sockets.keep(sock)
     if status & NONBLOCK and target.patience is None:
         return -errno.EINPROGRESS
     return wait(switch, Attempt(call, made, sock, status, reply), -errno.EINPROGRESS, target)

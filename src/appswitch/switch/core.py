@@ -40,8 +40,10 @@ from appswitch.switch.gates import Gates
 from appswitch.switch.held import Held, Splice
 from appswitch.switch.holding import Holding
 from appswitch.switch.journal import Journal
+from appswitch.switch.keep import Keep, Kept
 from appswitch.switch.loop import Loop
 from appswitch.switch.loopback import bind_to_loopback
+from appswitch.switch.memory import Memory, fresh_memory
 from appswitch.switch.nameservers import NameServers
 from appswitch.switch.options import Scratch
 from appswitch.switch.parking import Parking
@@ -77,7 +79,7 @@ class Config:
 class Switch:
     """The composition root of the loop's objects, and the few operations that concern several of them."""
 
-    def __init__(self, config: Config, loop: Loop, journal: Journal, reports: Reports) -> None:
+    def __init__(self, config: Config, loop: Loop, journal: Journal, reports: Reports, keep: Keep, kept: Kept) -> None:
         self.config = config
         self.loop = loop
         self.reports = reports
@@ -90,7 +92,10 @@ class Switch:
         self.apps: dict[int, App] = {}
         reflex = loop.reflex
         self._notifiers: dict[int, App] = reflex.apps  # by the number of the notification descriptor
-        self.sockets = Sockets(reflex.sockets, reflex.listening)
+        self.keep = keep
+        self.kept = kept
+        self.memory = Memory(kept.memory or fresh_memory())
+        self.sockets = Sockets(reflex.sockets, reflex.listening, self.memory)
         self.services = Services(self.table, self.sockets, reflex.services)
         self.reflexes = Reflexes(reflex)
         self.datagrams = Datagrams(self.apps, reflex.steady, self.policies, config.node_ips)
@@ -102,7 +107,7 @@ class Switch:
             family: sockaddr.decode(_bytes(_kernel.getsockname(fd))) for family, fd in self._closed.items()
         }
         self.recovered = False  # some connections were made by an earlier switch
-        self.early = Early(loop.on_fault)
+        self.early = Early(journal, loop.on_fault)
         self.configuring: list[wire.Configure] = []  # parts of a configuration whose last one has not come yet
         self.held: list[object] = []  # what else this process has open: see `audit`
         self.inherited: dict[int, str] = {}  # descriptors that it was started with
@@ -123,7 +128,10 @@ class Switch:
         self.flowlog = FlowLog(self.reports)
         self.comers = Comers(lambda: self.gates.judges)
         self.gates = Gates(self)
-        self.doors = Doors(loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates)
+        self.doors = Doors(
+            loop, self.config.ports, self.wake, self.close_service, self.services.announce, self.gates,
+            (self.keep, self.kept.listeners, self.memory),
+        )  # fmt: skip
         self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at
         self.doors.reserved = self._exposed.keys
         self.reserve = Reserve()
@@ -278,6 +286,7 @@ class Switch:
         if entry is not None:
             entry.peeked = shown(held.flow.attributes or {})
             entry.actual = sockaddr.encode(AF_INET if len(backend.ip) == 4 else AF_INET6, backend)
+            self.sockets.keep(entry)
         self.splicer.pair(Splice(held.client, held.to, cluster, backend), client, server)
 
     def fault(self, name: str, app: App, problem: Exception) -> int:

@@ -36,6 +36,10 @@ HANDLERS: dict[str, Handler] = {
 }
 
 
+# What connect(2) says of a socket that an earlier switch has connected, or begun to connect, for the same call.
+_AGAIN: dict[Outcome, Outcome] = {-errno.EISCONN: 0, -errno.EALREADY: -errno.EINPROGRESS}
+
+
 class Dispatch:
     """Receives notifications. ``counts`` and ``nanoseconds`` are by system call name, for `bench/` and metrics."""
 
@@ -61,6 +65,7 @@ class Dispatch:
 
         def serve(notification: tuple[int, ...]) -> None:
             call = Call(app, pidfds, notification)
+            call.again = again
             if call.tid in parking.by_tid:
                 parking.leave(call.tid)
             row = by_number.get(notification[3])
@@ -77,8 +82,8 @@ class Dispatch:
                 return
             except Exception as problem:
                 outcome = switch.fault(name, app, problem)
-            if again and outcome == -errno.EISCONN:
-                outcome = 0
+            if again:
+                outcome = _AGAIN.get(outcome, outcome)
             if outcome != LATER:
                 call.answer(outcome)
 

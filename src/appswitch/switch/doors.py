@@ -4,6 +4,8 @@ The app waits on a Unix socket, so an arrival here has to wake it: the switch co
 the app's poll, epoll or select returns, and its accept(2) is answered with the TCP connection. It is accepted only
 then: until then it is safe in the kernel's queue. One bell from empty to non-empty, then the door is not watched
 until somebody has accepted.
+
+Doors outlive the switch, with what is in their queues: the keeper has them as well (switch/keep.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch import naming
 from appswitch.switch.exposure import Opening
 from appswitch.switch.gates import BATCH, Gates
+from appswitch.switch.keep import Keep, Listeners
 from appswitch.switch.loop import SHORT, Loop
+from appswitch.switch.memory import ArrivalNote, Memory
 from appswitch.switch.services import Arrival, Door, Service
 
 _STREAM, _NONBLOCK = 1, 0o4000
@@ -44,8 +48,12 @@ class Doors:
         on_dead: Callable[[Service], None],
         on_change: Callable[[Service], None],
         gates: Gates,
+        keeping: tuple[Keep, Listeners, Memory],
     ) -> None:
-        """``gates``: who judges strangers while there are policies. They are accepted as they come then."""
+        """``gates``: who judges strangers while there are policies. They are accepted as they come then.
+
+        ``keeping``: who keeps doors, those of an earlier switch, and where it is noted who comes.
+        """
         self._loop = loop
         self._wake = wake
         self._ports = ports
@@ -56,43 +64,85 @@ class Doors:
         self.reserved: Callable[[], Collection[int]] = tuple  # ports that apps are to be exposed at
         # A TCP connection that the switch made, by its two actual ends -> what they are to see. By both, for the
         # kernel uses a source port again towards another destination.
-        self._expected: dict[tuple[Address, Address], naming.Connection] = {}
+        self._expected: dict[tuple[Address, Address], tuple[naming.Connection, int]] = {}  # with the slot of the note
         self._by_client: dict[int, OrderedDict[tuple[Address, Address], None]] = {}
         self._exposed: dict[Address, list[Service]] = {}
         self._unrung: set[int] = set()  # services that wait for a bell
         self._inside: Counter[int] = Counter()  # doors for others of this host, by app
+        self._keep, kept, self._memory = keeping
+        self._kept: dict[tuple[str, Address], Fd] = {}  # of an earlier switch, by name and address
+        for name, fds in kept.items():
+            for fd in fds if name.startswith("door-") else ():
+                own = _kernel.getsockname(fd)
+                if not isinstance(own, int):
+                    self._kept[name, sockaddr.decode(own)] = fd
 
     def expect(self, source: Address, door: Address, link: naming.Connection) -> None:
         """A TCP connection from ``source`` will arrive at ``door``. An app that makes too many loses its own oldest."""
-        self._arrived((source, door))  # the same ends again: whoever had them has given up
-        mine = self._by_client.setdefault(link.client_app, OrderedDict())
-        mine[source, door] = None
-        self._expected[source, door] = link
-        if len(mine) > EXPECTED_LIMIT:
-            del self._expected[mine.popitem(last=False)[0]]
+        note = ArrivalNote(source, door, link.client_app, link.server_app, link.client, link.server)
+        self._expect(note, link, self._memory.put(0, note))
 
-    def _arrived(self, ends: tuple[Address, Address]) -> naming.Connection | None:
-        link = self._expected.pop(ends, None)
+    def _expect(self, note: ArrivalNote, link: naming.Connection, slot: int) -> None:
+        key = note.source, note.door
+        self._forget(key)  # the same ends again: whoever had them has given up
+        mine = self._by_client.setdefault(link.client_app, OrderedDict())
+        mine[key] = None
+        self._expected[key] = link, slot
+        if len(mine) > EXPECTED_LIMIT:
+            self._forget(next(iter(mine)))
+
+    def _forget(self, key: tuple[Address, Address]) -> naming.Connection | None:
+        link, slot = self._expected.pop(key, (None, 0))
+        self._memory.drop(slot)
         if link is not None:
             mine = self._by_client[link.client_app]
-            del mine[ends]
+            del mine[key]
             if not mine:
                 del self._by_client[link.client_app]
         return link
 
     def forget_client(self, app_id: int) -> None:
         """The app ended."""
-        for key in self._by_client.pop(app_id, ()):
-            del self._expected[key]
+        for key in list(self._by_client.get(app_id, ())):
+            self._forget(key)
+
+    # After a crash
+
+    def restore(self, slot: int, note: ArrivalNote) -> None:
+        """Who was coming when an earlier switch died."""
+        link = naming.Connection(note.client_app, note.server_app, Address(*note.client), Address(*note.server))
+        self._expect(note, link, slot)
+
+    def restore_inside(self, service: Service) -> None:
+        """The service's doors for this host's apps. Those for strangers `expose` opens, as the first time."""
+        name = _name(service, exposed=False)
+        for kept, actual in [key for key in self._kept if key[0] == name]:
+            fd = self._kept.pop((kept, actual))
+            self._keep.again(name, fd)
+            self._install(service, Door(fd, actual, service.endpoint.bound.port, exposed=False))
+            self._inside[service.app.id] += 1
+
+    def drop_kept(self) -> None:
+        """What nobody wanted: its service has gone."""
+        for name in {name for name, _ in self._kept}:
+            self._keep.forget(name)
+        self._kept.clear()
 
     def expose(self, service: Service, opening: Opening) -> int:
         """Open a door for strangers. 0, or an errno that the app's listen(2) gets."""
         actual = opening.actual
         if any(other.app is not service.app for other in self._exposed_at(actual)):
             return errno.EADDRINUSE  # SO_REUSEPORT would share it, and we are one user to the kernel
-        opened = self._listen(actual, service.backlog, shared=service.socket.reuseport)
-        if isinstance(opened, int):
-            return opened
+        name = _name(service, exposed=True)
+        opened = self._kept.pop((name, actual), None)
+        if opened is None:
+            fresh = self._listen(actual, service.backlog, shared=service.socket.reuseport)
+            if isinstance(fresh, int):
+                return fresh
+            self._keep.listener(name, fresh)
+            opened = fresh
+        else:
+            self._keep.again(name, opened)
         self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=True))
         self._exposed.setdefault(actual, []).append(service)
         self._gates.comers.exposed[actual.port] += 1
@@ -121,6 +171,7 @@ class Doors:
             opened = self._listen(Address(_LOOPBACK[family], port), service.backlog)
             if not isinstance(opened, int):
                 actual = Address(_LOOPBACK[family], port)
+                self._keep.listener(_name(service, exposed=False), opened)
                 self._install(service, Door(opened, actual, service.endpoint.bound.port, exposed=False))
                 self._inside[service.app.id] += 1
                 self._on_change(service)
@@ -145,6 +196,8 @@ class Doors:
             self._inside[service.app.id] -= 1
             if not self._inside[service.app.id]:
                 del self._inside[service.app.id]
+        for exposed in {door.exposed for door in service.doors}:
+            self._keep.forget(_name(service, exposed))
         service.doors.clear()
 
     def take(self, service: Service) -> Arrival | None:
@@ -193,7 +246,7 @@ class Doors:
             self._loop.after(RING_AGAIN, again)
 
     def _identify(self, service: Service, door: Door, fd: Fd, source: Address) -> Arrival | None:
-        link = self._arrived((source, door.actual))
+        link = self._forget((source, door.actual))
         if link is not None:
             local = service.own(link.server)
             return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)
@@ -254,6 +307,11 @@ class Doors:
                         yield ports[index]
                     break
                 index -= len(ports)
+
+
+def _name(service: Service, exposed: bool) -> str:
+    """What the keeper knows the service's doors by."""
+    return f"door-{service.id:x}-{'exposed' if exposed else 'inside'}"
 
 
 def _local(service: Service, door: Door, source: Address) -> Address:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import select
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -39,6 +40,11 @@ def stranger(ip: bytes) -> End:
     return End(0, "", (), frozenset(), ip, None, None)
 
 
+def _name(key: _Port) -> str:
+    """What the keeper knows it by."""
+    return f"gate-{key[0]}-{key[1]}"
+
+
 class Gates:
     """The ports of external vservices: one listening socket of the host for each family and port."""
 
@@ -57,6 +63,8 @@ class Gates:
             self.comers.gates[key[1]] -= 1
             self._switch.loop.unwatch(fd)
             fd.close()
+            self._switch.keep.forget(_name(key))
+        self._drop_kept(wanted)
         self._leads = wanted
         self._failed = {key: error for key, error in self._failed.items() if key in wanted}
         for key, to in wanted.items():
@@ -71,6 +79,11 @@ class Gates:
         return wanted
 
     def _listen(self, key: _Port, to: Address) -> None:
+        kept = self._switch.kept.listeners.pop(_name(key), None)
+        if kept:  # an earlier switch's, with who waits in its queue
+            self._switch.keep.again(_name(key), kept[-1])
+            self._serve(key, kept[-1])
+            return
         family, port = key
         try:
             fd = _kernel.socket(family, _STREAM | _NONBLOCK, 0)
@@ -89,8 +102,19 @@ class Gates:
             self._failed[key] = error
             return
         self._failed.pop(key, None)
+        self._switch.keep.listener(_name(key), fd)
+        self._serve(key, fd)
+
+    def _drop_kept(self, wanted: Collection[_Port]) -> None:
+        """Those of an earlier switch that nobody wants any more."""
+        kept, names = self._switch.kept.listeners, {_name(key) for key in wanted}
+        for name in [name for name in kept if name.startswith("gate-") and name not in names]:
+            del kept[name]
+            self._switch.keep.forget(name)
+
+    def _serve(self, key: _Port, fd: Fd) -> None:
         self._open[key] = fd
-        self.comers.gates[port] += 1
+        self.comers.gates[key[1]] += 1
         self._switch.loop.watch(fd, select.EPOLLIN, lambda _events: self._on_arrival(key, fd))
 
     def _on_arrival(self, key: _Port, listener: Fd) -> None:

@@ -262,6 +262,7 @@ class Holding:
         entry = self._switch.sockets.by_cookie.get(held.cookie)
         if entry is not None:
             entry.peer_app, entry.peeked = service.app.id, shown(held.flow.attributes or {})
+            self._switch.sockets.keep(entry)
         return True
 
     def refuse(self, fd: Fd, held: Held, verdict: Verdict, error: int, rule: str) -> None:

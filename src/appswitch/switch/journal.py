@@ -1,7 +1,10 @@
 """Which calls wait for a reply, in memory that outlives the switch (a memfd that the keeper holds).
 
 The kernel hands out a notification once. A switch that dies with one in its hands would leave the caller waiting for
-ever; its successor finds it here. Slot 0 is the call in hand, written by `_kernel.wait`; the others are parked calls.
+ever; its successor finds it here. Slot 0 is the call in hand, written by the kernel itself (`_kernel.wait`); the others
+are calls that wait.
+Behind the slots is a ring of the sockets that were made last, written by `_kernel.wait` as well (BIRTHS of kernel.h):
+nobody else knows of a Unix socket that nothing was done with yet whether it stands for IPv4 or IPv6.
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ from appswitch._kernel import Fd
 SLOTS = 8192
 _SLOT = struct.Struct("=10Q")  # as `_kernel.wait` returns it: fd, id, tid, nr, six arguments
 _ID = struct.Struct("=8xQ64x")
+_RECEIVED = struct.Struct("=QI4xi4x8x6Q")  # struct seccomp_notif, as the kernel wrote it: it has the size of a slot
 _EMPTY = bytes(_SLOT.size)
+BIRTHS = 4096
+_BIRTH = struct.Struct("=2Q")  # cookie, and what it is: as in `sockets.Sockets.born`, without the notifier
+_RING = SLOTS * _SLOT.size  # where it begins: with the number of births so far
+SIZE = _RING + (1 + BIRTHS) * _BIRTH.size
 
 
 class Journal:
@@ -23,7 +31,9 @@ class Journal:
 
     def __init__(self, memory: Fd) -> None:
         self.memory = memory
-        self.map = mmap.mmap(memory.fileno(), SLOTS * _SLOT.size)
+        if os.fstat(memory.fileno()).st_size < SIZE:  # a fresh one, or of an older version
+            os.ftruncate(memory.fileno(), SIZE)
+        self.map = mmap.mmap(memory.fileno(), SIZE)
         self._free = list(range(SLOTS - 2, 0, -1))  # the last slot holds the pids of the switches
 
     def enter(self, notification: tuple[int, ...]) -> int:
@@ -45,12 +55,26 @@ class Journal:
         ids = _ID.iter_unpack(memoryview(self.map)[: (SLOTS - 1) * _SLOT.size])
         return {slot for slot, (id_,) in enumerate(ids) if id_ and slot}
 
-    def take_all(self) -> list[tuple[int, ...]]:
-        """What an earlier switch left behind. The journal is empty afterwards."""
+    def recall(self) -> list[tuple[int, tuple[int, ...]]]:
+        """What an earlier switch left behind, with the slots, which stay taken until `leave`.
+
+        To be called before anything is entered: whoever dies before these are answered leaves them behind again.
+        """
         size = (SLOTS - 1) * _SLOT.size
-        found = [entry for entry in _SLOT.iter_unpack(self.map[:size]) if entry[1]]
-        self.map[:size] = bytes(size)
+        slots = _SLOT.iter_unpack(self.map[_SLOT.size : size])
+        found = [(slot, entry) for slot, entry in enumerate(slots, 1) if entry[1]]
+        taken = {slot for slot, _ in found}
+        self._free = [slot for slot in self._free if slot not in taken]
+        id, tid, nr, *arguments = _RECEIVED.unpack_from(self.map)
+        if id and all(id != entry[1] for _, entry in found):
+            in_hand = (0, id, tid, nr, *arguments)
+            found.append((self.enter(in_hand), in_hand))
         return found
+
+    def births(self) -> dict[int, int]:
+        """The sockets that were made last, by cookie."""
+        ring = self.map[_RING + _BIRTH.size : SIZE]
+        return {cookie: what for cookie, what in _BIRTH.iter_unpack(ring) if cookie}
 
     def switches(self, pid: int) -> tuple[int, ...]:
         """This switch and its last predecessors: what waits in a listener's queue was connected by one of them."""
@@ -62,6 +86,4 @@ class Journal:
 
 def fresh_memory() -> Fd:
     """Room for a journal."""
-    memory = Fd(os.memfd_create("appswitch-journal", os.MFD_CLOEXEC))
-    os.ftruncate(memory.fileno(), SLOTS * _SLOT.size)
-    return memory
+    return Fd(os.memfd_create("appswitch-journal", os.MFD_CLOEXEC))

@@ -2,7 +2,9 @@
 
 For each app its notification descriptor (``app-ID``), a sealed memfd with what it asked for (``spec-ID``) and its
 network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a
-reply (``journal``). Everything else is in the kernel already: see switch/naming.py, switch/datagrams.py.
+reply (``journal``) and of what is known of sockets (``memory``); the listening sockets of the host that lead to apps,
+with the connections in their queues (``door-…``, ``gate-…``, ``room-…``), and our own (``own-…``). Everything else is
+in the kernel already: see switch/naming.py, switch/datagrams.py.
 """
 
 from __future__ import annotations
@@ -17,48 +19,155 @@ from typing import NamedTuple
 
 import msgspec
 
+from appswitch import parent
 from appswitch._kernel import Fd
 from appswitch.model import AppSpec
 from appswitch.switch.loop import Loop
 from appswitch.switch.owned import unowned
 
-LISTEN_FDS_START = 3
 QUEUE = 4096  # messages that the keeper may be behind; with more, what is new is not kept, and a crash forgets it
 _HOME = ("net", "user")
+_POLLED = frozenset(("app", "spec"))
+_LOOKS = 250  # for a new keeper, before yet another one is started
+_LISTENERS = frozenset(("door", "gate", "room", "own"))
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
+Listeners = dict[str, list[Fd]]  # by name
+
+
 class Keep:
-    """The way to the keeper; without one (``$NOTIFY_SOCKET`` unset) nothing is kept. It is never waited for."""
+    """The way to the keeper; without one (``$NOTIFY_SOCKET`` unset) nothing is kept. It is never waited for.
+
+    When it dies another one is started, and told everything again. Descriptors that are kept are not owned here:
+    whoever closes one says so.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self._address = parent.notify_address()
         self._socket: socket.socket | None = None
         self._queue: deque[tuple[str, Fd | None]] = deque()
-        address = os.environ.get("NOTIFY_SOCKET")
-        if address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-            self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+        self._kept: dict[str, list[tuple[str, Fd]]] = {}  # by name: what is said with it
+        self._said: list[str] = []  # READY=1 and so on, which a new keeper has to hear as well
+        self._pidfd = -1
+        self._started: list[int] = []  # keepers
+        if self._address:
+            self._connect()
 
     def ready(self) -> None:
-        """The switch serves."""
-        self._notify("READY=1")
+        """The switch answers calls, though perhaps not before it is configured."""
+        self._say("READY=1")
+
+    def serving(self) -> None:
+        """Nothing waits any more for the configuration."""
+        self._say("X_APPSWITCH_SERVING=1")
 
     def app(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
-        """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`."""
-        for kind, fd in zip(_HOME, home, strict=False):
-            self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={kind}-{spec.appid}", _duplicate(fd))
-        self._notify(f"FDSTORE=1\nFDNAME=app-{spec.appid}", _duplicate(listener))
-        self._notify(f"FDSTORE=1\nFDNAME=spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`.
 
-    def journal(self, memory: Fd) -> None:
-        """Keep the record of calls that wait for a reply."""
-        self._notify("FDSTORE=1\nFDPOLL=0\nFDNAME=journal", _duplicate(memory))
+        The notification descriptor comes last: if we die in between, calls fail (nobody has it), instead of waiting for
+        somebody who has it and does not know whose it is.
+        """
+        for kind, fd in zip(_HOME, home, strict=False):
+            self._keep(f"{kind}-{spec.appid}", fd, poll=False)
+        self._keep(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self._keep(f"app-{spec.appid}", listener)
+
+    def app_again(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
+        """The same for one that comes from the keeper."""
+        for kind, fd in zip(_HOME, home, strict=False):
+            self.again(f"{kind}-{spec.appid}", fd)
+        self.again(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self.again(f"app-{spec.appid}", listener)
 
     def forget_app(self, appid: str) -> None:
         """It ended."""
         for kind in ("app", "spec", *_HOME):
-            self._notify(f"FDSTOREREMOVE=1\nFDNAME={kind}-{appid}")
+            self.forget(f"{kind}-{appid}")
+
+    def record(self, name: str, memory: Fd) -> None:
+        """Keep a record: ``journal`` or ``memory``."""
+        self._keep(name, memory, poll=False)
+
+    def listener(self, name: str, fd: Fd) -> None:
+        """Keep a listening socket. Several may have one name."""
+        self._keep(name, fd, poll=False)
+
+    def again(self, name: str, fd: Fd) -> None:
+        """It is kept already, for it comes from there."""
+        if self._address:
+            self._kept.setdefault(name, []).append((_message(name, name.partition("-")[0] in _POLLED), fd))
+
+    def forget(self, name: str) -> None:
+        """All that has this name: it is closed."""
+        self._kept.pop(name, None)
+        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def watch(self) -> None:
+        """Notice when the keeper dies."""
+        if self._address:
+            self._pidfd = parent.watch_keeper()
+            if self._pidfd < 0:
+                self._on_death()
+            else:
+                self._loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_death())
+
+    # The keeper dies, and another one comes
+
+    def _on_death(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.unwatch(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._start_another()
+
+    def _start_another(self) -> None:
+        pid = parent.start_keeper()
+        if pid:
+            self._started.append(pid)
+        self._look(_LOOKS)
+
+    def _look(self, left: int) -> None:
+        parent.reap(self._started)
+        if self._connect():
+            self.watch()
+            for text in self._said:
+                self._notify(text)
+            for kept in self._kept.values():
+                for message, fd in kept:
+                    self._notify(message, _duplicate(fd))
+        elif left:
+            self._loop.after(parent.RETRY, lambda: self._look(left - 1))
+        else:
+            self._start_another()
+
+    def _connect(self) -> bool:
+        """False: nobody listens there now."""
+        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            fresh.connect(self._address)
+        except OSError:
+            fresh.close()
+            return False
+        if self._socket is not None:
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+        self._queue.clear()
+        self._socket = fresh
+        return True
+
+    # What is said
+
+    def _say(self, text: str) -> None:
+        self._said.append(text)
+        self._notify(text)
+
+    def _keep(self, name: str, fd: Fd, poll: bool = True) -> None:
+        if self._address:
+            message = _message(name, poll)
+            self._kept.setdefault(name, []).append((message, fd))
+            self._notify(message, _duplicate(fd))
 
     def _notify(self, message: str, descriptor: Fd | None = None) -> None:
         if self._socket is None or len(self._queue) >= QUEUE:
@@ -85,10 +194,15 @@ class Keep:
                     socket.send_fds(self._socket, [message.encode()], [descriptor.fileno()])
             except BlockingIOError:
                 return
-            except OSError:  # the keeper is gone: apps are still served, as long as the switch lives
+            except OSError:  # the keeper is gone: its successor is told everything again
                 self._queue.clear()
                 return
             self._queue.popleft()
+
+
+def _message(name: str, poll: bool) -> str:
+    """What stores it. Not polled: it does not matter whether anybody is at the other end."""
+    return f"FDSTORE=1\n{'' if poll else 'FDPOLL=0' + chr(10)}FDNAME={name}"
 
 
 def _duplicate(fd: Fd) -> Fd:
@@ -107,21 +221,20 @@ class Kept(NamedTuple):
 
     apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
     journal: Fd | None
-    orphans: list[str]  # ids of apps that ended while no switch was there
-    inherited: dict[int, str]  # other descriptors that this process was started with
+    orphans: list[str]  # ids of apps that ended while no switch was there, or were not kept as a whole
+    memory: Fd | None = None
+    listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
+    inherited: dict[int, str] = {}  # noqa: RUF012 - other descriptors that this process was started with
 
 
 def recovered() -> Kept:
-    """What the keeper passed on: sd_listen_fds(3)."""
-    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
-        return Kept([], None, [], unowned(set()))
-    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    count = int(os.environ.pop("LISTEN_FDS", "0"))
-    kept = {name: Fd(LISTEN_FDS_START + i) for i, name in zip(range(count), names, strict=False)}
-    for fd in kept.values():
-        os.set_inheritable(fd.fileno(), False)
+    """What the keeper passed on."""
+    kept: Listeners = {}
+    for name, number in parent.descriptors():
+        kept.setdefault(name, []).append(Fd(number))
+    inherited = unowned({fd.fileno() for fds in kept.values() for fd in fds})
     apps, orphans = [], []
-    for name, fd in kept.items():
+    for name, (fd, *_) in kept.items():
         kind, _, appid = name.partition("-")
         if kind == "spec":
             listener = kept.get(f"app-{appid}")
@@ -129,6 +242,10 @@ def recovered() -> Kept:
                 orphans.append(appid)
             else:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
-                home = tuple(kept[f"{kind}-{appid}"] for kind in _HOME if f"{kind}-{appid}" in kept)
-                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener, home))
-    return Kept(apps, kept.get("journal"), orphans, unowned({fd.fileno() for fd in kept.values()}))
+                home = tuple(kept[f"{kind}-{appid}"][0] for kind in _HOME if f"{kind}-{appid}" in kept)
+                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener[0], home))
+        elif kind == "app" and f"spec-{appid}" not in kept:
+            orphans.append(appid)
+    listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
+    records = {name: fds[-1] for name, fds in kept.items()}
+    return Kept(apps, records.get("journal"), orphans, records.get("memory"), listeners, inherited)

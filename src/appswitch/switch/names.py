@@ -10,7 +10,7 @@ from appswitch._kernel import Fd
 from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.switch import udp
-from appswitch.switch.call import Call, Outcome
+from appswitch.switch.call import LATER, Call, Outcome
 from appswitch.switch.sockets import CONNECTED, CONNECTING, FINISHING, Socket
 
 if TYPE_CHECKING:
@@ -32,7 +32,18 @@ def socket(switch: Switch, call: Call) -> Outcome:
         return -errno.EINVAL
     if protocol not in (0, _IPPROTO_TCP):
         return -errno.EPROTONOSUPPORT  # MPTCP, SCTP: callers fall back to TCP
+    if call.again:
+        return _make(switch, call, call.int32(0), kind)
     return -errno.ENOBUFS  # the switch itself could not make one
+
+
+def _make(switch: Switch, call: Call, family: int, kind: int) -> Outcome:
+    """As `_kernel.wait` does, for a call that came to an earlier switch."""
+    tcp = call.app.spec.transport == "tcp"
+    made = _kernel.socket(family if tcp else sockaddr.AF_UNIX, kind & ~_CLOEXEC, 0)
+    switch.sockets.keep(switch.sockets.add(made, call.app, family, unix=not tcp))
+    number = call.give(made, bool(kind & _CLOEXEC))
+    return LATER if number >= 0 else number
 
 
 def getsockname(switch: Switch, call: Call) -> Outcome:

@@ -113,7 +113,7 @@ def setsockopt(switch: Switch, call: Call) -> Outcome:
         return udp.setsockopt(switch, call, fd, cookie, status)
     level, name, length = call.int32(1), call.int32(2), call.int32(4)
     if level == _SOCKET:
-        return _set_socket(call, fd, sock, name, length)
+        return _set_socket(switch, call, fd, sock, name, length)
     if not sock.unix and (length < 0 or name not in _ALLOWED.get(level, ())):
         return CONTINUE  # a TCP socket: its own kernel code, with the app's own privileges
     if length < 0:
@@ -135,6 +135,7 @@ def setsockopt(switch: Switch, call: Call) -> Outcome:
         switch.reflexes.set(sock, (level, name), value, length)
     elif not error:
         sock.remember((level, name), value)
+        switch.sockets.keep(sock)
     return -error
 
 
@@ -173,22 +174,23 @@ def _not_allowed(switch: Switch, value: bytes) -> int:
     return errno.EPERM if name in switch.scratch.available else errno.ENOENT
 
 
-def _set_socket(call: Call, fd: Fd, sock: Socket, name: int, length: int) -> Outcome:
+def _set_socket(switch: Switch, call: Call, fd: Fd, sock: Socket, name: int, length: int) -> Outcome:
     match name:
         case syscalls.SO_REUSEADDR:
             return CONTINUE
         case syscalls.SO_REUSEPORT:  # meant for our ports, and refused by Unix sockets
-            return _set_reuseport(call, fd, sock, length)
+            return _set_reuseport(switch, call, fd, sock, length)
     return -errno.EOPNOTSUPP  # SO_PASSCRED and its like: who the peer is shall not be seen
 
 
-def _set_reuseport(call: Call, fd: Fd, sock: Socket, length: int) -> Outcome:
+def _set_reuseport(switch: Switch, call: Call, fd: Fd, sock: Socket, length: int) -> Outcome:
     if length < 4:
         return -errno.EINVAL
     value = call.read_int(call.args[3])
     if not sock.unix:
         _kernel.setsockopt(fd, _SOCKET, syscalls.SO_REUSEPORT, value.to_bytes(4, "little", signed=True))
     sock.reuseport = bool(value)
+    switch.sockets.keep(sock)
     return 0
 
 

@@ -9,26 +9,73 @@ from pathlib import Path
 from appswitch import _kernel
 from appswitch.kernel import sockaddr
 from appswitch.switch import bind, naming, udp
+from appswitch.switch.apps import App
 from appswitch.switch.core import Switch
 from appswitch.switch.datagram import Datagram
+from appswitch.switch.journal import Journal
+from appswitch.switch.memory import ArrivalNote, SocketNote
 from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
-from appswitch.switch.sockets import LISTENING, Socket
+from appswitch.switch.sockets import LISTENING, NEW, Socket
+from appswitch.switch.sweep import LOOKS
 
-_LISTEN_STATE = 1 << 10
+_ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _MAX_SERIAL = 1 << 31
 
 
-def restore_services(switch: Switch) -> None:
+def restore(switch: Switch, journal: Journal) -> None:
+    """All of it. The apps are attached already."""
+    notes = switch.memory.recall()
+    unix = _names(_ALL_STATES)
+    for slot, note in notes:
+        app = switch.apps.get(note.app_id if not isinstance(note, ArrivalNote) else note.client_app)
+        if app is None:
+            switch.memory.drop(slot)
+        elif isinstance(note, SocketNote):
+            _restore_socket(switch, app, slot, note, unix)
+        elif isinstance(note, ArrivalNote):
+            switch.doors.restore(slot, note)
+        else:
+            switch.waiting.restore(app, slot, note)
+    for cookie, what in journal.births().items():
+        # Made, and not used since: of one that was, its name or a note tells.
+        if cookie in unix and not unix[cookie][1] and cookie not in switch.sockets.by_cookie:
+            switch.sockets.born[cookie] = what
+    _restore_services(switch)
+    _restore_datagrams(switch)
+    switch.doors.drop_kept()
+
+
+def _names(states: int) -> dict[int, tuple[int, bytes]]:
+    """Inodes and names of Unix sockets, by cookie. A list may leave some out while others come and go: see `LOOKS`."""
+    return {row[0]: (row[1], row[6].rstrip(b"\0")) for _ in range(LOOKS) for row in _kernel.dump_unix(states)}
+
+
+def _restore_socket(switch: Switch, app: App, slot: int, note: SocketNote, unix: dict[int, tuple[int, bytes]]) -> None:
+    """One that has a name is recalled from that, when it is used; what listens is found by its name as well."""
+    inode, name = unix.get(note.cookie, (0, b""))
+    if note.unix and name:
+        switch.sockets.noted[note.cookie] = slot, note
+        return
+    sock = switch.sockets.by_cookie[note.cookie] = Socket(note.cookie, app, note.family, note.unix)
+    sock.recall(note)
+    sock.slot, sock.inode = slot, inode
+    if sock.bound is not None and sock.phase == NEW:
+        app.bound.setdefault(sock.bound.port, []).append(sock)
+
+
+def _restore_services(switch: Switch) -> None:
     """Listening sockets carry their app and address as their name: unix(7), sock_diag(7)."""
     files = {os.fsencode(entry) for entry in os.listdir()}  # of our own directory, mode 0700
-    for cookie, inode, *_, raw in _kernel.dump_unix(_LISTEN_STATE):
-        name = raw.rstrip(b"\0")
+    for cookie, (inode, name) in _names(_LISTEN_STATE).items():
         listener = naming.parse_listener(name)
         app = switch.apps.get(listener.app_id) if listener is not None else None
         if listener is None or app is None or name not in files or listener.serial >= _MAX_SERIAL:
             continue  # not one of ours: anybody on the host may listen on a name like that
         sock = Socket(cookie, app, listener.family, unix=True)
+        sock.slot, note = switch.sockets.noted.pop(cookie, (0, None))
+        if note is not None:
+            sock.recall(note, whole=False)
         sock.bound, sock.inode, sock.phase, sock.named = listener.bound, inode, LISTENING, True
         sock.restore_flags(listener.flags)
         switch.sockets.by_cookie[cookie] = sock
@@ -39,7 +86,7 @@ def restore_services(switch: Switch) -> None:
             leftover.unlink()
 
 
-def restore_datagrams(switch: Switch) -> None:
+def _restore_datagrams(switch: Switch) -> None:
     """UDP sockets are where they were: those at home are served, exposed and linked again, as they were."""
     for app in list(switch.apps.values()):
         switch.datagrams.restore(app)
@@ -66,16 +113,18 @@ def _link_again(switch: Switch, datagram: Datagram, peer: bytes) -> None:
 
 
 def _reopen(switch: Switch, service: Service) -> None:
+    switch.doors.restore_inside(service)
     bind.open_to_strangers(switch, service)
     switch.services.announce(service)
 
 
-def answer_again(switch: Switch, pending: list[tuple[int, ...]]) -> None:
+def answer_again(switch: Switch, journal: Journal) -> None:
     """Calls that were received but not answered: their callers still wait, so they are simply made again."""
-    for notification in pending:
+    for slot, notification in journal.recall():
         for app in switch.apps.values():
             if _kernel.still_valid(app.listener, notification[1]):
-                switch.early.guard(switch.dispatch.server_for(app, again=True))(
-                    (app.listener.fileno(), *notification[1:])
-                )
+                serve = switch.dispatch.server_for(app, again=True)
+                switch.early.again(serve, (app.listener.fileno(), *notification[1:]), slot)
                 break
+        else:
+            journal.leave(slot)

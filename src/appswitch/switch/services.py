@@ -118,7 +118,7 @@ class Services:
     def restore(self, sock: Socket, name: bytes, serial: int) -> Service:
         """A socket that listens already, for an earlier switch."""
         assert sock.bound is not None
-        return self._add(sock, name, serial, sock.bound, 0)
+        return self._add(sock, name, serial, sock.bound, sock.backlog)
 
     def _add(self, sock: Socket, name: bytes, serial: int, bound: Address, backlog: int) -> Service:
         self._next = max(self._next, serial) + 1

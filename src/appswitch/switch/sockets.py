@@ -1,8 +1,8 @@
 """What is known of sockets and cannot be asked of the kernel, by socket cookie.
 
 Never by (pid, fd): dup, fork, exec and SCM_RIGHTS then need no care. An entry is a memory, not an owner: the socket
-is the app's, and when sock_diag no longer lists its cookie the entry goes (switch/sweep.py). An entry that is missing
-is made again from what the kernel knows.
+is the app's, and when sock_diag no longer lists its cookie the entry goes (`core.Switch.sweep_sockets`). An entry that
+is missing is made again from what the kernel knows, and from what an earlier switch has noted (switch/memory.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.apps import App
+from appswitch.switch.memory import Memory, SocketNote
 
 # Phases. FINISHING: connected, but the app's next connect(2) must still be told so with 0 (inet_stream_connect()).
 NEW, LISTENING, CONNECTING, FINISHING, CONNECTED = range(5)
@@ -50,6 +51,8 @@ class Socket(_kernel.Sock):
     _local: Address | None = None
     _peer: Address | None = None
     _asked: Address | None = None
+    backlog = 0  # of a listening one
+    slot = 0  # where it is noted
 
     def __init__(self, cookie: int, app: App, family: int, unix: bool) -> None:
         """``family``: AF_INET or AF_INET6, whatever the file is."""
@@ -126,6 +129,27 @@ class Socket(_kernel.Sock):
             self.remember((_SOL_IPV6, _V6ONLY), b"\1\0\0\0")
         self.reuseaddr, self.reuseport = bool(flags & 2), bool(flags & 4)
 
+    def note(self) -> SocketNote:
+        """What a successor has to know."""
+        options = tuple((level, name, value) for (level, name), value in self.options.items())
+        return SocketNote(
+            self.cookie, self.app.id, self.family, self.unix, self.phase, options, self.bound, self.local, self.peer,
+            self.reuseaddr, self.reuseport, self.accepted, self.peer_app, self.asked, self.peeked, self.actual,
+            self.backlog,
+        )  # fmt: skip
+
+    def recall(self, note: SocketNote, whole: bool = True) -> None:
+        """The reverse. Not ``whole``: only what was set on it, for where it is connected the kernel knows better."""
+        self.options = {(level, name): value for level, name, value in note.options}
+        self.bound, self.reuseaddr, self.reuseport = note.bound, note.reuseaddr, note.reuseport
+        self.backlog = note.backlog
+        if whole:
+            self.phase, self.local, self.peer, self.actual = note.phase, note.local, note.peer, note.actual
+            self.accepted, self.peer_app, self.asked, self.peeked = (
+                note.accepted, note.peer_app, note.asked, note.peeked,
+            )  # fmt: skip
+            self.named = self.unix and note.phase != NEW
+
     def adopt(self, other: Socket) -> None:
         """Take over what another socket was before this one took its place."""
         self.bound, self.options = other.bound, other.options
@@ -146,7 +170,10 @@ def own_address(bound: Address | None, ips: tuple[bytes, ...], to: Address) -> A
 class Sockets:
     """All of them. One writer: the switch's thread."""
 
-    def __init__(self, by_cookie: dict[int, Socket], listening: dict[bytes, Socket]) -> None:
+    def __init__(self, by_cookie: dict[int, Socket], listening: dict[bytes, Socket], memory: Memory) -> None:
+        self._memory = memory
+        self.noted: dict[int, tuple[int, SocketNote]] = {}  # by an earlier switch, of connections: see `recover`
+        self.born: dict[int, int] = {}  # made by an earlier switch, and not used since: as `Journal.births` has them
         self.by_cookie = by_cookie
         self.listening = listening  # by the name of their file
 
@@ -156,6 +183,18 @@ class Sockets:
         made = self.by_cookie[cookie] = Socket(cookie, app, family, unix)
         return made
 
+    def keep(self, sock: Socket) -> None:
+        """Note what the kernel does not know of it, and what was just changed."""
+        sock.slot = self._memory.put(sock.slot, sock.note())
+
+    def forget(self, cookie: int) -> Socket | None:
+        """The kernel no longer lists it. Its entry, if there was one."""
+        slot, _ = self.noted.pop(cookie, (0, None))
+        self.born.pop(cookie, None)
+        sock = self.by_cookie.pop(cookie, None)
+        self._memory.drop(sock.slot if sock is not None else slot)
+        return sock
+
     def identify(self, fd: Fd, cookie: int, app: App) -> Socket | None:
         """The entry of a descriptor; None for what is no TCP socket to its app."""
         known = self.by_cookie.get(cookie)
@@ -163,6 +202,10 @@ class Sockets:
             if known is not None and known.app.ended:
                 known.app, known.bound = app, None  # who holds it now; the address was the other's
             return known
+        what = self.born.pop(cookie, None)
+        if what is not None:
+            made = self.by_cookie[cookie] = Socket(cookie, app, what & ~_kernel.BORN_TCP, not what & _kernel.BORN_TCP)
+            return made
         raw = _kernel.getsockname(fd)
         if isinstance(raw, int):
             return None
@@ -175,6 +218,9 @@ class Sockets:
             return None
         if found is not None:
             self.by_cookie[cookie] = found
+            found.slot, note = self.noted.pop(cookie, (0, None))
+            if note is not None:
+                found.recall(note, whole=note.phase in (CONNECTING, FINISHING, CONNECTED))
         return found
 
     def adopt(self, fd: Fd, cookie: int, app: App, raw: bytes | int) -> Socket | None:
@@ -213,7 +259,8 @@ class Sockets:
             made.asked = link.server
             if parent is not None:
                 made.options = parent.options
-        made.phase, made.named = CONNECTED, True
+        # A client may have been told EINPROGRESS, and is to hear of success then: inet_stream_connect().
+        made.phase, made.named = CONNECTED if made.accepted else FINISHING, True
         return made
 
     def _recall_inet(self, fd: Fd, raw: bytes, cookie: int, app: App) -> Socket | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ class Sweep:
         service = self._switch.services.by_id.get(sock.service) if sock.phase == LISTENING else None
         there = self.alive(service) if service is not None else _kernel.is_listed(sock.inode, sock.cookie)
         if not there:
-            self._switch.sockets.by_cookie.pop(sock.cookie, None)
+            self._switch.sockets.forget(sock.cookie)
             bind.release(sock)
         return there
 
@@ -124,15 +124,18 @@ class Sweep:
         waiting, self._waiting = self._waiting, []
         known = self._switch.sockets
         with self._pace.timed():
-            self._look = _Look(self._switch.loop, self._pace, known.by_cookie)
+            cookies = known.by_cookie.keys() | known.born.keys() | known.noted.keys()
+            families = FAMILIES if any(not sock.unix for sock in known.by_cookie.values()) else FAMILIES[:1]
+            self._look = _Look(self._switch.loop, self._pace, cookies, families)
             self._look.begin(lambda gone: self._forget_some(gone, waiting))
 
     def _forget_some(self, gone: list[int], waiting: list[Callable[[], None]]) -> None:
         known = self._switch.sockets
         with self._pace.continued():
             for cookie in gone[-SLICE:]:
-                if cookie in known.by_cookie:
-                    bind.release(known.by_cookie.pop(cookie))
+                sock = known.forget(cookie)
+                if sock is not None:
+                    bind.release(sock)
         del gone[-SLICE:]
         if gone:
             self._switch.loop.after(APART, lambda: self._forget_some(gone, waiting))
@@ -148,12 +151,11 @@ class Sweep:
 class _Look:
     """Finds out which of some sockets the kernel lists no longer. Its list is read piece by piece."""
 
-    def __init__(self, loop: Loop, pace: Pace, known: Mapping[int, Socket]) -> None:
+    def __init__(self, loop: Loop, pace: Pace, cookies: set[int], families: Sequence[int]) -> None:
+        """``families``: that they may be of. For TCP the kernel goes through all of its table, which takes ms."""
         self._loop = loop
         self._pace = pace
-        self._missing = set(known)
-        # The kernel goes through all of its table for TCP, which takes milliseconds on a host that has nothing in it.
-        families = FAMILIES if any(not sock.unix for sock in known.values()) else FAMILIES[:1]
+        self._missing = cookies
         self._left = [family for _ in range(LOOKS) for family in families]
         self._list: Fd | None = None
         self._done: Callable[[list[int]], None] = lambda _gone: None

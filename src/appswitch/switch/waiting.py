@@ -34,6 +34,7 @@ from appswitch.switch.dial import zone_of
 from appswitch.switch.flows import Identity, Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.loopback import bind_to_loopback
+from appswitch.switch.memory import GuestNote
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.parking import Queue
 
@@ -70,6 +71,7 @@ class Guest(NamedTuple):
     who: Identity  # of the process when it asked: its thread may have ended since, and its number be another's
     since: float
     until: float
+    slot: int = 0  # where it is noted
 
 
 class Waiting:
@@ -163,20 +165,39 @@ class Waiting:
         call, sock, now = attempt.call, attempt.sock, time.monotonic()
         if room.source in self._guests:  # who had this port has closed his socket
             self._dismiss(room.source)
-        self._guests[room.source] = Guest(
+        guest = Guest(
             sock.app, sock.family, raw, call.tid, call.int32(0), room.cookie, client, room.user_timeout, who,
             now, now + verdict.seconds,
         )  # fmt: skip
+        note = GuestNote(room.source, sock.app.id, *guest[1:11])
+        self._guests[room.source] = guest._replace(slot=self._switch.memory.put(0, note))
         self._by_app[sock.app.id] += 1
+
+    def restore(self, app: App, slot: int, note: GuestNote) -> None:
+        """One of an earlier switch's. Its room is there as well, or it has been refused."""
+        client = Address(*note.client)
+        rest = (note.family, note.raw, note.tid, note.number, note.cookie, client, note.user_timeout, note.who)
+        self._guests[Address(*note.source)] = Guest(app, *rest, note.since, note.until, slot)
+        self._by_app[app.id] += 1
+        self._room(note.family)
 
     def _room(self, family: int) -> Address:
         """Made when it is needed first. Raises OSError."""
         if family not in self._rooms:
+            name = f"room-{family}"
+            kept = self._switch.kept.listeners.pop(name, None)
+            if kept:
+                own = _kernel.getsockname(kept[-1])
+                if not isinstance(own, int):
+                    self._switch.keep.again(name, kept[-1])
+                    self._rooms[family] = kept[-1], sockaddr.decode(own)
+                    return self._rooms[family][1]
             fd = _reusable(family)
             error = bind_to_loopback(fd, family) or _deafen(fd, family) or _kernel.listen(fd, 1)
             own = _kernel.getsockname(fd)
             if error or isinstance(own, int):
                 raise OSError(error, "make a waiting room")
+            self._switch.keep.listener(name, fd)
             self._rooms[family] = fd, sockaddr.decode(own)
         return self._rooms[family][1]
 
@@ -294,6 +315,7 @@ class Waiting:
 
     def _dismiss(self, source: Address) -> None:
         guest = self._guests.pop(source)
+        self._switch.memory.drop(guest.slot)
         self._missed.discard(source)
         self._by_app[guest.app.id] -= 1
         if not self._by_app[guest.app.id]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -182,3 +185,114 @@ def test_all_or_nothing(tmp_path: Path) -> None:
     one.write([], [])
     one.close()
     assert reopened(tmp_path) == [REFERENCE]
+
+
+# --- versions
+
+
+OLD = """
+    CREATE TABLE documents (
+        kind TEXT NOT NULL, name TEXT NOT NULL, uid INTEGER NOT NULL, created REAL NOT NULL,
+        generation INTEGER NOT NULL, sequence INTEGER NOT NULL, drawn INTEGER NOT NULL, spec TEXT NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) WITHOUT ROWID;
+    INSERT INTO documents VALUES ('Reference', 'r', 0, 3.5, 1, 3, 0,
+        '{"name":"r","network":"10.9.0.5/32","to":[{"name":"db"}],"uid":0}');
+    PRAGMA user_version = 1;
+"""  # as version 1 wrote it: this must not follow what the code says today
+
+
+def _of_version_1(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(OLD + f"PRAGMA application_id = {store.APPLICATION_ID};")
+    database.close()
+
+
+def test_what_version_1_wrote_can_be_read(tmp_path: Path) -> None:
+    _of_version_1(tmp_path / "state.db")
+    assert reopened(tmp_path) == [REFERENCE]
+
+
+def test_an_older_version_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _of_version_1(tmp_path / "state.db")
+    more = ("ALTER TABLE documents ADD COLUMN note TEXT NOT NULL DEFAULT 'none'", "CREATE TABLE other (x)")
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, *more))
+    monkeypatch.setattr(store, "_entry", lambda row, was=store._entry: was(row[:-1]) if row[-1] == "none" else None)
+    assert reopened(tmp_path) == [REFERENCE]
+    database = sqlite3.connect(tmp_path / "state.db")
+    assert database.execute("PRAGMA user_version").fetchone() == (3,)
+    assert database.execute("SELECT count(*) FROM other").fetchone() == (0,)
+    database.close()
+    assert reopened(tmp_path) == [REFERENCE], "and only once"
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All or nothing: what is put aside is as the old version left it."""
+    _of_version_1(tmp_path / "state.db")
+    known = store.MIGRATIONS
+
+    def put_aside(path: Path, was=store._put_aside) -> str:  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(store, "MIGRATIONS", known)
+        return str(was(path))
+
+    monkeypatch.setattr(store, "MIGRATIONS", (*known, "CREATE TABLE other (x)", "INSERT INTO nowhere VALUES (1)"))
+    monkeypatch.setattr(store, "_put_aside", put_aside)
+    assert reopened(tmp_path) == []
+    (aside,) = [path for path in tmp_path.iterdir() if ".refused-" in path.name and "-wal" not in path.name]
+    aside.rename(tmp_path / "state.db")
+    assert reopened(tmp_path) == [REFERENCE]
+
+
+# --- disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "axt", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.root
+def test_a_full_disk(disk: Path) -> None:
+    """What does not fit is refused, what was there stays, and when there is room again it goes on."""
+    one, _ = load(disk)
+    one.write([VSERVICE], [])
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+    big = [Entry(resource=VService(name=f"v{n}", ips=(), ports=()), created=1.0) for n in range(500)]
+    with pytest.raises(StoreError, match="cannot write the state: database or disk is full"):
+        one.write(big, [("VService", "web")])
+    one.close()
+    one, entries = load(disk)
+    assert entries == [VSERVICE], "a daemon that starts now has what is there"
+    ballast.unlink()
+    one.write([POLICY], [])
+    one.close()
+    assert reopened(disk) == [POLICY, VSERVICE]
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
+    """Nothing is wrong with what is there: it is not put aside, and the daemon says what is missing."""
+    (disk / "ballast").write_bytes(bytes(128 << 10))
+    with pytest.raises(StoreError, match="cannot keep state in"):
+        load(disk)
+    assert not [path for path in disk.iterdir() if ".refused-" in path.name]
+
+
+@pytest.mark.root
+def test_a_disk_that_cannot_be_written(disk: Path) -> None:
+    one, _ = load(disk)
+    one.write([VSERVICE], [])
+    one.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(StoreError, match=r"cannot keep state in .*Read-only file system"):
+        load(disk)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert reopened(disk) == [VSERVICE]

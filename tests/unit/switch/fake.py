@@ -27,7 +27,9 @@ from appswitch.switch.descriptors import Reserve
 from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
 from appswitch.switch.held import Held
+from appswitch.switch.keep import Keep, Kept
 from appswitch.switch.loop import Loop
+from appswitch.switch.memory import Memory, fresh_memory
 from appswitch.switch.reflexes import Reflexes
 from appswitch.switch.report import Reports
 from appswitch.switch.services import Arrival, Service
@@ -130,7 +132,10 @@ class FakeSwitch:
         self.flows = Flows(self.world, self.node_ips)
         self.apps: dict[int, App] = {}
         self.services = Named(by_id={})
-        self.sockets = Named(by_cookie={})
+        self.memory = Memory(fresh_memory())
+        self.keep, self.kept = Keep(self.loop), Kept([], None, [])
+        self.keeping = (self.keep, self.kept.listeners, self.memory)
+        self.sockets = Named(by_cookie={}, keep=lambda _sock: None)
         self.pidfds = PidFds({}, lambda _tid, _fd: None)
         self.holding, self.census, self.peeking, self.parking = Holding(), Census(), Peeking(), Parking()
         self.offered: list[Arrival] = []
@@ -216,4 +221,5 @@ class FakeSwitch:
         """What it has open."""
         for app in self.apps.values():
             app.listener.close()
+        self.memory.close()
         self.loop.close()

@@ -17,7 +17,7 @@ from appswitch.switch.naming import Connection
 def test_a_bell_is_rung_when_there_are_descriptors_again(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
     gates: Any = Named(judges=False)
     dead: list[object] = []
-    doors = Doors(fake.loop, [range(0)], lambda _service: None, dead.append, lambda _service: None, gates)
+    doors = Doors(fake.loop, [range(0)], lambda _service: None, dead.append, lambda _service: None, gates, fake.keeping)
     service = fake.listen(fake.app(1, "10.0.0.1"), 80)
     arrival: Any = Named()
     service.returned.append(arrival)
@@ -42,7 +42,7 @@ def test_a_bell_is_rung_when_there_are_descriptors_again(fake: FakeSwitch, monke
 
 def test_no_bell_is_rung_for_what_was_taken_meanwhile(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
     gates: Any = Named(judges=False)
-    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates)
+    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates, fake.keeping)
     service = fake.listen(fake.app(1, "10.0.0.1"), 80)
     asked: list[int] = []
 

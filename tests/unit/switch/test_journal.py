@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,17 @@ def call(id: int) -> tuple[int, ...]:
     return (5, id, 1234, 42, 1, 2, 3, 4, 5, 2**64 - 1)
 
 
+def received(id: int) -> bytes:
+    """The same as the kernel writes it: struct seccomp_notif of linux/seccomp.h, with an address and all."""
+    _, _, tid, nr, *arguments = call(id)
+    return struct.pack("=QIIiIQ6Q", id, tid, 0, nr, 0xC000003E, 0x7F0000001234, *arguments)
+
+
+def left(memory: Fd) -> list[tuple[int, ...]]:
+    """What a successor finds."""
+    return [entry for _, entry in Journal(memory).recall()]
+
+
 @pytest.fixture
 def memory() -> Iterator[Fd]:
     one = fresh_memory()
@@ -25,9 +37,8 @@ def memory() -> Iterator[Fd]:
 
 
 def test_nothing_is_found_in_fresh_memory(memory: Fd) -> None:
-    assert os.fstat(memory.fileno()).st_size == SLOTS * SLOT_SIZE
     assert not os.get_inheritable(memory.fileno())
-    assert Journal(memory).take_all() == []
+    assert left(memory) == []
 
 
 def test_a_successor_finds_what_was_entered_and_not_left(memory: Fd) -> None:
@@ -36,21 +47,38 @@ def test_a_successor_finds_what_was_entered_and_not_left(memory: Fd) -> None:
     assert 0 not in slots
     first.leave(slots[1])
     first.map.close()
-    assert sorted(Journal(memory).take_all()) == [call(7), call(9)]
+    assert sorted(left(memory)) == [call(7), call(9)]
 
 
-def test_what_was_taken_is_gone(memory: Fd) -> None:
+def test_what_was_found_is_there_until_it_is_answered(memory: Fd) -> None:
+    """Who dies before that leaves it to the next one."""
+    Journal(memory).enter(call(7))
     journal = Journal(memory)
-    journal.enter(call(7))
-    journal.take_all()
-    assert journal.take_all() == []
-    assert Journal(memory).take_all() == []
+    ((slot, found),) = journal.recall()
+    assert found == call(7)
+    assert journal.enter(call(8)) != slot
+    journal.leave(slot)
+    assert left(memory) == [call(8)]
+
+
+def test_the_call_in_hand_that_waits_as_well_is_found_once(memory: Fd) -> None:
+    journal = Journal(memory)
+    journal.map[:SLOT_SIZE] = received(3)
+    journal.enter(call(3))
+    assert left(memory) == [call(3)]
+
+
+def test_the_last_births_are_found(memory: Fd) -> None:
+    journal = Journal(memory)
+    assert journal.births() == {}
+    struct.pack_into("=4Q", journal.map, SLOTS * SLOT_SIZE, 1, 0, 77, 10)
+    assert Journal(memory).births() == {77: 10}
 
 
 def test_the_call_in_hand_is_found_too(memory: Fd) -> None:
     journal = Journal(memory)
-    journal.map[:SLOT_SIZE] = b"".join(word.to_bytes(8, "little") for word in call(3))
-    assert Journal(memory).take_all() == [call(3)]
+    journal.map[:SLOT_SIZE] = received(3)
+    assert left(memory) == [(0, *call(3)[1:])]
 
 
 def test_slots_are_used_again_until_none_is_left(memory: Fd) -> None:
@@ -63,20 +91,20 @@ def test_slots_are_used_again_until_none_is_left(memory: Fd) -> None:
     assert journal.enter(call(SLOTS)) == 0
     journal.leave(slots[17])
     assert journal.enter(call(SLOTS)) == slots[17]
-    assert len(journal.take_all()) == len(slots)
+    assert len([entry for _, entry in journal.recall()]) == len(slots)
 
 
 def test_a_full_journal_leaves_the_call_in_hand_and_the_switches_alone(memory: Fd) -> None:
     journal = Journal(memory)
     journal.switches(4711)
-    journal.map[:SLOT_SIZE] = b"".join(word.to_bytes(8, "little") for word in call(3))
+    journal.map[:SLOT_SIZE] = received(3)
     count = 0
     while slot := journal.enter(call(count + 100)):
         journal.leave(slot) if count % 2 else None
         count += 1
         if count > SLOTS * 2:
             break
-    assert call(3) in journal.take_all()
+    assert (0, *call(3)[1:]) in [entry for _, entry in journal.recall()]
     assert journal.switches(4712) == (4712, 4711)
 
 
@@ -92,5 +120,5 @@ def test_predecessors_are_no_calls(memory: Fd) -> None:
     journal = Journal(memory)
     journal.switches(1)
     journal.switches(2)
-    assert journal.take_all() == []
+    assert [entry for _, entry in journal.recall()] == []
     assert journal.switches(3) == (3, 2, 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appswitch import parent
 from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.model import AppSpec
 from appswitch.switch import keep as module
@@ -86,15 +87,15 @@ def test_an_app_is_kept_with_its_notifier_and_what_it_asked_for(keep: Keep, keep
     given = listener()
     keep.app(SPEC, given)
     given.close()
-    message, (notifier,) = keeper.receive()
-    assert message == "FDSTORE=1\nFDNAME=app-00000abc"
-    assert Path(f"/proc/self/fd/{notifier.fileno()}").readlink() == Path("/dev/null")
     message, (spec,) = keeper.receive()
     assert message == "FDSTORE=1\nFDNAME=spec-00000abc"
     assert msgspec.msgpack.decode(os.pread(spec.fileno(), 4096, 0), type=AppSpec) == SPEC
     with pytest.raises(PermissionError):
         os.pwrite(spec.fileno(), b"x", 0)
     assert fcntl.fcntl(spec.fileno(), fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL
+    message, (notifier,) = keeper.receive()
+    assert message == "FDSTORE=1\nFDNAME=app-00000abc"
+    assert Path(f"/proc/self/fd/{notifier.fileno()}").readlink() == Path("/dev/null")
     assert keeper.empty()
 
 
@@ -104,8 +105,8 @@ def test_the_namespace_of_an_app_is_kept_before_it(keep: Keep, keeper: Keeper) -
     assert names == [
         "FDSTORE=1\nFDPOLL=0\nFDNAME=net-00000abc",
         "FDSTORE=1\nFDPOLL=0\nFDNAME=user-00000abc",
-        "FDSTORE=1\nFDNAME=app-00000abc",
         "FDSTORE=1\nFDNAME=spec-00000abc",
+        "FDSTORE=1\nFDNAME=app-00000abc",
     ]
 
 
@@ -118,10 +119,52 @@ def test_an_app_is_forgotten(keep: Keep, keeper: Keeper) -> None:
 
 
 def test_the_journal_is_kept_without_a_look_at_its_state(keep: Keep, keeper: Keeper) -> None:
-    keep.journal(listener())
+    keep.record("journal", listener())
     message, fds = keeper.receive()
     assert message == "FDSTORE=1\nFDPOLL=0\nFDNAME=journal"
     assert len(fds) == 1
+
+
+def test_another_keeper_is_told_everything_again(
+    loop: Loop, keep: Keep, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one dies: another is started, and what is kept at that time goes to it."""
+    started = list[int]()
+    monkeypatch.setattr(parent, "start_keeper", lambda: started.append(1) or 0)
+    monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
+    (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
+    dies = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "daemon.pid").write_text(f"{dies.pid}\n")
+    given, other, door = listener(), listener(), listener()
+    keep.ready()
+    keep.app(SPEC, given)
+    keep.listener("door-1-inside", other)
+    keep.listener("door-2-inside", door)
+    keep.forget("door-1-inside")
+    other.close()
+    keep.watch()
+    keeper.socket.close()
+    (tmp_path / "n").unlink()
+    dies.communicate(b"\n")
+    (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
+    keep.forget_app("00000def")  # to nobody
+    successor = list[Keeper]()
+    heard = list[str]()
+
+    def look() -> None:
+        if started and not successor:
+            successor.append(Keeper(tmp_path / "n"))
+        while successor and not successor[0].empty():
+            heard.append(successor[0].receive()[0].split("\n")[-1])
+        loop.stop() if len(heard) == 4 else loop.after(0.005, look)
+
+    loop.after(0, look)
+    loop.run()
+    assert heard == ["READY=1", "FDNAME=spec-00000abc", "FDNAME=app-00000abc", "FDNAME=door-2-inside"]
+    assert started == [1]
+    loop.unwatch(keep._pidfd)
+    os.close(keep._pidfd)
+    successor[0].socket.close()
 
 
 def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper, loop: Loop) -> None:
@@ -213,13 +256,13 @@ def test_a_successor_gets_back_what_was_kept() -> None:
             ("journal", memory(b"some calls")),
             ("app-00000abc", listener()),
             ("spec-00000def", memory(msgspec.msgpack.encode(other))),
-            ("stored", listener()),
+            ("app-00000123", listener()),
             ("net-00000abc", listener()),
         ]
     )
     assert apps == "[('00000abc', ('sleep', '1'), '/dev/null', 1)]"
     assert journal == "b'some calls'"
-    assert orphans == "['00000def']"
+    assert orphans == "['00000123', '00000def']"
     assert environment == "[]"
     # An app's spec was read; what belongs to nobody is closed, too. The rest is not inherited by programs.
     assert inheritable == "[None, False, False, None, None, False]"
@@ -234,11 +277,11 @@ def test_descriptors_for_another_process_are_not_touched() -> None:
 def test_nothing_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    assert recovered()[:3] == ([], None, [])
+    assert recovered()[:5] == ([], None, [], None, {})
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "0")
     monkeypatch.setenv("LISTEN_FDNAMES", "")
-    assert recovered()[:3] == ([], None, [])
+    assert recovered()[:5] == ([], None, [], None, {})
     assert "LISTEN_PID" not in os.environ
 
 

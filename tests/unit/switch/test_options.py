@@ -149,7 +149,7 @@ class World:
         spec = AppSpec(id=1, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0)
         app = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
         self.sock = Socket(1, app, family, unix=True)
-        known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock)
+        known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock, keep=lambda sock: None)
         self.reflex = fresh("x86_64")
         self.switch: Any = SimpleNamespace(sockets=known, scratch=Scratch(), reflexes=Reflexes(self.reflex))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from fastapi import APIRouter
 
 import appswitch
+from appswitch import parent
 from appswitch.control.access import Caller
 from appswitch.control.api import views
 from appswitch.control.api.deps import RESPONSES, Parts, TheCaller, TheParts
@@ -96,7 +97,7 @@ async def status(parts: TheParts, _: TheCaller) -> views.Status:
         cluster=settings.cluster,
         run_dir=settings.run_dir.directory,
         transport=settings.transport,
-        pids={"keeper": settings.keeper, "switch": link.pid, "control": os.getpid()},
+        pids={"keeper": settings.keeper and parent.keeper_pid(), "switch": link.pid, "control": os.getpid()},
         uptime=time.monotonic() - parts.started,
         apps=len(link.apps),
         servers=len(link.servers),

@@ -21,6 +21,8 @@ from appswitch.paths import STATE
 from appswitch.resources import Policy, Proxy, Reference, Resource, VService
 
 APPLICATION_ID = 0x61787377  # "axsw": what makes an SQLite file ours, PRAGMA application_id
+# Errors that say nothing about what is in the file: no room, no permission, a bad disk.
+_OF_THE_PLACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 BUSY = 3.0  # seconds that a predecessor may take to end
 
 # Each brings the schema from its index to the next version, PRAGMA user_version.
@@ -107,6 +109,8 @@ class Store:
             if err.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 detail = f"another daemon keeps its state in {path.parent}: name a directory with --state-dir"
                 raise StoreError(detail) from None
+            if err.sqlite_errorcode & 0xFF in _OF_THE_PLACE and err.sqlite_errorcode != sqlite3.SQLITE_IOERR_SHORT_READ:
+                raise StoreError(f"cannot keep state in {path.parent}: {err}") from None
             raise _RefusedError(str(err)) from None
         except sqlite3.Error as err:
             raise _RefusedError(str(err)) from None

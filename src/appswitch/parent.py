@@ -1,0 +1,96 @@
+"""The child's side of the keeper (`appswitch.keeper`): what it hands over, whether it lives, and who comes after it.
+
+For the switch and control alike: the standard library only, and nothing here waits but `descriptors`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+MANAGED = "AX_MANAGED"  # a service manager starts another keeper: it is not for us to do
+RETRY = 0.02  # seconds between looks for a new keeper
+_STANDBY = "AX_STANDBY"
+
+
+def descriptors() -> list[tuple[str, int]]:
+    """What an earlier process of our kind stored, by name: sd_listen_fds(3). The descriptors are the caller's.
+
+    Who is started to stand by is told later: until its predecessor has ended this waits, with everything loaded.
+    """
+    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
+        return []
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    found = [(name, FIRST_FD + i) for i, name in zip(range(count), names, strict=False)]
+    for _, fd in found:
+        os.set_inheritable(fd, False)
+    if os.environ.pop(_STANDBY, "") == "1" and found:
+        with socket.socket(fileno=found[0][1]) as keeper:
+            return _stand_by(keeper)
+    return found
+
+
+def _stand_by(keeper: socket.socket) -> list[tuple[str, int]]:
+    """Raises SystemExit when it is not to be."""
+    keeper.send(b"loaded")
+    found: list[tuple[str, int]] = []
+    while True:
+        text, fds, _, _ = socket.recv_fds(keeper, 64 << 10, 253, socket.MSG_CMSG_CLOEXEC)
+        if not text:
+            sys.exit(0)
+        if not fds:
+            return found
+        found += zip(text.decode().split(":"), fds, strict=True)
+
+
+def notify_address() -> str:
+    """Of ``$NOTIFY_SOCKET``, as socket(2) wants it; empty: nobody is told anything."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    return "\0" + address[1:] if address.startswith("@") else address
+
+
+def keeper_pid() -> int:
+    """Who our keeper is: by the pid file, for it need not be our parent any more. 0: there is none."""
+    try:
+        with open(os.path.join(os.environ.get("AX_RUN_DIR", ""), "daemon.pid")) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def watch_keeper() -> int:
+    """A pidfd of our keeper, readable when it has ended: pidfd_open(2). -1: it has, or there was none."""
+    try:
+        return os.pidfd_open(keeper_pid() or int(os.environ.get("AX_KEEPER_PID", "0")))
+    except (OSError, ValueError):
+        return -1
+
+
+def start_keeper() -> int:
+    """Another one, which takes us over; of several that are started the first one does, and the others end.
+
+    Not where a service manager does so. posix_spawn(3) does not copy our memory, and hardly takes time. Its pid, or 0.
+    """
+    if os.environ.get(MANAGED) or not os.environ.get("AX_RUN_DIR"):
+        return 0
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper", "__main__.py")
+    ours = {"NOTIFY_SOCKET", "AX_KEEPER_PID", "AX_CLEAN"}
+    env = {key: value for key, value in os.environ.items() if key not in ours} | {"AX_ADOPT": "1"}
+    try:
+        return os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", program], env, setsid=True)
+    except OSError:
+        return 0  # there can be no more processes now
+
+
+def reap(pids: list[int]) -> None:
+    """Of the keepers that we started, those that have ended: waitpid(2)."""
+    for pid in list(pids):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            pids.remove(pid)
