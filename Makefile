@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light native demo test lint format bench bench-all clean
+.PHONY: help setup setup-light native demo test lint format bench bench-all bench-mesh clean
 
 VENV := .venv/bin
 CC ?= cc
@@ -54,6 +54,10 @@ bench: setup ## What connections and calls cost, paired with a baseline
 
 bench-all: setup ## Every figure that we claim, beside other programs too
 	@$(VENV)/python -m bench --all
+
+bench-mesh: setup ## The article's experiment: sidecars, overlays and ax, side by side (root)
+	@scripts/debian.sh --mesh
+	@$(VENV)/python -m bench mesh
 
 clean: ## Remove what was made, .venv included
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

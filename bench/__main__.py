@@ -1,4 +1,4 @@
-"""`python -m bench`: run, compare, growth."""
+"""`python -m bench`: run, compare, growth, mesh."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import msgspec
 from bench import machine, report
 from bench.cases import SLOW, Measure, Run, cases, growth
 from bench.compare import SMALLEST, SMALLEST_WHEN_BUSY, Change, compare
+from bench.mesh import command as mesh
 from bench.node import Node
 from bench.pairing import Figure
 from bench.processes import UnavailableError
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "compare":
         return _compare(options.old, options.new)
+    if options.command == "mesh":
+        return mesh.run(options)
+    if options.command == "mesh-report":
+        return mesh.rewrite(options)
     if options.command == "growth":
         return _run({"growth": growth.measure}, options)
     known = cases()
@@ -59,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     growing.add_argument("--connections", type=int, default=100_000)
     _add_run_options(growing)
     growing.set_defaults(command="growth", turns=1, output=None)
+    mesh.add_options(commands.add_parser("mesh", help="the article's experiment, with real sidecars"))
     return parser
 
 

@@ -148,7 +148,9 @@ def _redirected(programs: Programs, binary: str, cpus: Set[int]) -> Iterator[Sid
         enter = stack.enter_context(_namespace())
         config = stack.enter_context(_config())
         become = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"]
-        proxy = stack.enter_context(Process([*enter, *become, binary, *envoy.options(config, len(cpus))], os.environ, cpus))
+        proxy = stack.enter_context(
+            Process([*enter, *become, binary, *envoy.options(config, len(cpus))], os.environ, cpus)
+        )
         server = stack.enter_context(Process([*enter, programs["server"], "0.0.0.0", "0", "1"], os.environ, cpus))
         words = [*enter, programs["client"], f"{NETWORK}.1", server.line(), str(SPREAD)]
         listens = [*enter, "ss", "-Hltn", f"sport = :{PORT}"]

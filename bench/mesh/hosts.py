@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import subprocess
-
 from pathlib import Path
 from typing import NamedTuple
 

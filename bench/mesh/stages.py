@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench import envoy
 from bench.mesh import hosts, istio
-from bench.mesh.hosts import VIP, Host, Namespaces, Pair
+from bench.mesh.hosts import VIP, Namespaces, Pair
 from bench.mesh.istio import Service, Sidecar
 from bench.mesh.sidecars import THREADS, Sidecars, ready, sidecars, write
 from bench.mesh.work import SERVICES, Spot, server
@@ -29,7 +29,7 @@ Start = Callable[[Service], Process]
 
 
 class Stage:
-    """A variant that is up. ``spot``: where its client reaches a service; ``middle``: whose work it is beside theirs."""
+    """A variant that is up. ``spot``: where its client reaches a service; ``middle``: who works for it besides."""
 
     def __init__(
         self, runner: Process, spot: Callable[[Service], Spot], start: Start, middle: Sequence[Process] = ()
@@ -44,14 +44,15 @@ class Stage:
         if service.name not in self._servers:
             self._servers[service.name] = self._start(service)
 
-    def pids(self, service: Service) -> list[int]:
+    def _pids(self, service: Service) -> list[int]:
         """The server, and all in between, with their children."""
         processes = (self._servers[service.name], *self._middle)
         return [pid for process in processes for pid in with_children(process.pid)]
 
-    def run(self, command: Sequence[str], patience: float) -> dict[str, Any]:
+    def run(self, command: Sequence[str], service: Service, patience: float) -> dict[str, Any]:
         """A client to its end: see bench/mesh/runner.py. Raises BenchError when it fails."""
-        said = self._runner.ask(json.dumps({"command": command, "patience": patience}), patience + 10)
+        asked = {"command": command, "pids": self._pids(service), "patience": patience}
+        said = self._runner.ask(json.dumps(asked), patience + 10)
         if said["status"] != 0:
             errors = (said["errors"].strip() or said["output"].strip())[-1000:]
             raise BenchError(f"`{' '.join(command)}`: status {said['status']}: {errors}")
@@ -207,7 +208,9 @@ def delegated(bench: Bench, name: str) -> Iterator[Stage]:
         words = [envoy.program(), *envoy.options(config, THREADS)]
         process = stack.enter_context(Process(node.run(PROXYING, "unix", words), node.environment))
         process.wait_until(lambda: ready(place / "client.admin") and _listens(node, istio.OUTBOUND))
-        node.apply({"kind": "Proxy", "metadata": {"name": "envoy"}, "spec": {"listener": f"{PROXYING}:{istio.OUTBOUND}"}})
+        node.apply(
+            {"kind": "Proxy", "metadata": {"name": "envoy"}, "spec": {"listener": f"{PROXYING}:{istio.OUTBOUND}"}}
+        )
         node.apply(*(_vservice(one, {"ip": SERVING}, proxy="envoy") for one in SERVICES))
         stage = Stage(_asking(stack, node), _virtual, start, (*_daemons(node), process))
         stage.envoys = Sidecars((process,), (place / "client.admin",), place)

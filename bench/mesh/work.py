@@ -60,7 +60,7 @@ class Result(NamedTuple):
     """What a load found. ``curve``: of each quantile the latency in ms; empty where there are no requests."""
 
     rate: float  # a second
-    requests: float  # in all, with those of the warm-up
+    requests: float  # while processor time was counted
     curve: tuple[tuple[float, float], ...] = ()
 
     def at(self, quantile: float) -> float:
@@ -170,7 +170,7 @@ def read_timings(text: str) -> Result:
     """Of our loads: bench/mesh/c/timings.h. Raises BenchError when a request failed."""
     said: dict[str, Any] = json.loads(text)
     if said["errors"]:
-        raise BenchError(f"{said['errors']} of {said['requests']} requests failed")
+        raise BenchError(f"{said['errors']} requests failed, {said['requests']} were answered")
     return Result(said["rate"], said["requests"], tuple((q, ms) for q, ms in said["curve"]))
 
 

@@ -62,8 +62,7 @@ static void pace(Load &load, double rate, int64_t start, int64_t end) {
         if (due >= end) {
             return;
         }
-        struct timespec until = {.tv_sec = due / 1'000'000'000, .tv_nsec = due % 1'000'000'000};
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr);
+        sleep_until(due);
         load.call(n % load.stubs.size(), due);
     }
 }
@@ -81,7 +80,7 @@ int main(int argc, char **argv) {
     std::string first_error;
     int64_t start = now_ns(), warm = start + WARM_UP, end = warm + (int64_t)(seconds * 1e9);
     std::atomic<bool> paced{rate == 0};
-    std::thread pacer;
+    std::thread pacer, marker(mark, warm, end);
     if (rate > 0) {
         pacer = std::thread([&] {
             pace(load, rate, start, end);
@@ -112,12 +111,13 @@ int main(int argc, char **argv) {
             load.call(done->channel, now_ns());
         }
     }
+    marker.join();
     if (pacer.joinable()) {
         pacer.join();
     }
     if (errors) {
         fprintf(stderr, "%zu calls failed: %s\n", errors, first_error.c_str());
     }
-    print_timings(taken.data(), taken.size(), (double)in_time / seconds, load.made, errors);
+    print_timings(taken.data(), taken.size(), (double)in_time / seconds, in_time, errors);
     return taken.empty();
 }

@@ -21,10 +21,26 @@ static inline int by_size(const void *one, const void *other) {
     return (a > b) - (a < b);
 }
 
-/* Sorts. Latencies are in nanoseconds, `rate` is a second's; `all` requests were made, `errors` failed. */
-static inline void print_timings(int64_t *taken, size_t count, double rate, size_t all, size_t errors) {
+static inline void sleep_until(int64_t time) {
+    struct timespec until = {.tv_sec = time / 1000000000, .tv_nsec = time % 1000000000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+/* Tells bench/mesh/runner.py from when to when processor time counts. */
+static inline void mark(int64_t begin, int64_t end) {
+    sleep_until(begin);
+    printf("begin\n");
+    fflush(stdout);
+    sleep_until(end);
+    printf("end\n");
+    fflush(stdout);
+}
+
+/* Sorts. Latencies are in nanoseconds, `rate` is a second's; `requests` were answered
+ * between the marks, `errors` failed at any time. */
+static inline void print_timings(int64_t *taken, size_t count, double rate, size_t requests, size_t errors) {
     qsort(taken, count, sizeof *taken, by_size);
-    printf("{\"rate\": %.1f, \"requests\": %zu, \"errors\": %zu, \"curve\": [", rate, all, errors);
+    printf("{\"rate\": %.1f, \"requests\": %zu, \"errors\": %zu, \"curve\": [", rate, requests, errors);
     for (size_t i = 0; count && i < sizeof QUANTILES / sizeof *QUANTILES; i++) {
         size_t rank = (size_t)QUANTILES[i] * count / 1000;
         printf("%s[%g, %.4f]", i ? ", " : "", QUANTILES[i] / 1000.0, taken[rank] / 1e6);
