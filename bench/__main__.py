@@ -150,6 +150,9 @@ def _compare(old_path: Path, new_path: Path) -> int:
     except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 2
+    if not {one.name for one in old.figures} & {one.name for one in new.figures}:
+        print(f"{old_path} and {new_path} have no figure in common", file=sys.stderr)
+        return 2
     if different := _different(old.machine, new.machine):
         print(f"The machines differ in {different}: only ratios can be compared.\n")
     busy = old.machine.busy or new.machine.busy

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,7 +28,7 @@ from bench.processes import BenchError, UnavailableError
 from bench.report import NotRun, Report
 
 RESULTS = Path(__file__).parents[1] / "results" / "mesh"
-ROUNDS, SECONDS = 7, 2.0
+ROUNDS, SECONDS = 5, 2.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -84,12 +85,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         with stages_of(variants, not_run) as stages:
             for work in works:
-                results, problems = measure(work, stages, seconds, rounds, _teller(began))
-                not_run += problems
-                measured += figures.figures(work, results)
-                if results:
-                    measured.append(figures.others(work, results))
-                curves |= figures.curves(work, results)
+                try:
+                    results, problems = measure(work, stages, seconds, rounds, _teller(began))
+                    not_run += problems
+                    measured += figures.figures(work, results)
+                    measured += figures.others(work, results)
+                    curves |= figures.curves(work, results)
+                except Exception as problem:  # the other works are worth their time
+                    traceback.print_exc()
+                    not_run.append(NotRun(work.name, f"failed: {problem!r}", failed=True))
     except UnavailableError as problem:
         not_run.append(NotRun("everything", str(problem), failed=True))
     _clear()

@@ -86,12 +86,14 @@ def _value(one: Measured, metric: str) -> float:
     return one.result.at(QUANTILES[metric])
 
 
-def others(work: Work, results: Mapping[str, Sequence[Measured]]) -> Figure:
-    """How much of the machine neighbours had meanwhile, percent: the median of all turns."""
+def others(work: Work, results: Mapping[str, Sequence[Measured]]) -> Iterator[Figure]:
+    """How much of the machine neighbours had meanwhile, percent: the median of all turns. None without turns."""
+    if not results:
+        return
     shares = [one.others * 100 for turns in results.values() for one in turns]
     what = f"{work.what}: processors' time that was others'"
     median = float(f"{statistics.median(shares):.3g}")
-    return Figure(name=f"{work.name}.others", what=what, unit="%", samples=(median,), grain=100.0)
+    yield Figure(name=f"{work.name}.others", what=what, unit="%", samples=(median,), grain=100.0)
 
 
 def curves(work: Work, results: Mapping[str, Sequence[Measured]]) -> dict[str, Curve]:

@@ -58,8 +58,8 @@ class Namespaces:
     def make(self, label: str) -> str:
         """A namespace with lo, of this name in this run: its full name."""
         name = f"{PREFIX}-{os.getpid()}-{label}"
+        self._names.append(name)  # first: whoever is interrupted in between removes it
         do("ip", "netns", "add", name)
-        self._names.append(name)
         links(name, "link set lo up")
         for key, value in SYSCTLS.items():
             do("nsenter", f"--net={HERE / name}", "--", "sh", "-c", f"echo {value} > /proc/sys/net/{key}")
@@ -69,7 +69,9 @@ class Namespaces:
         """Remove all of them, also after one could not be. Raises the last error."""
         with contextlib.ExitStack() as stack:
             while self._names:
-                stack.callback(do, "ip", "netns", "delete", self._names.pop())
+                name = self._names.pop()
+                if (HERE / name).exists():
+                    stack.callback(do, "ip", "netns", "delete", name)
 
 
 def sweep() -> None:

@@ -171,6 +171,8 @@ def read_timings(text: str) -> Result:
     said: dict[str, Any] = json.loads(text)
     if said["errors"]:
         raise BenchError(f"{said['errors']} requests failed, {said['requests']} were answered")
+    if not said["requests"]:
+        raise BenchError("no request was answered in time")
     return Result(said["rate"], said["requests"], tuple((q, ms) for q, ms in said["curve"]))
 
 

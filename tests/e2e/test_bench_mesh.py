@@ -25,19 +25,19 @@ def environment() -> dict[str, str]:
 
 
 def left(pid: int) -> list[str]:
-    """Namespaces of this run, and directories that are younger than it may be."""
+    """Namespaces of this run."""
     return [str(path) for path in hosts.HERE.glob(f"{hosts.PREFIX}-{pid}-*")]
 
 
 @pytest.mark.root
+@pytest.mark.timeout(150)  # a few seconds, but for neighbours
 def test_sidecars_and_ax_do_the_same_work_and_nothing_is_left(tmp_path: Path) -> None:
-    words = [*MESH, "--only", "veth,vxlan-mtls,ax-hosts,short", "--output", str(tmp_path)]
+    words = [*MESH, "--only", "vxlan-mtls,ax-hosts,short", "--output", str(tmp_path)]
     with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        output, errors = run.communicate(timeout=55)
+        output, errors = run.communicate(timeout=140)
     assert run.returncode == 0, output + errors
     found = {figure.name: figure for figure in report.read(tmp_path / "mesh.json").figures}
     assert {name for name in found if name.startswith("short.p50")} == {
-        "short.p50.veth",
         "short.p50.vxlan-mtls",
         "short.p50.ax-hosts",
     }
