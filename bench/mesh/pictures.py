@@ -8,7 +8,7 @@ from typing import Any
 from bench.mesh import tables
 from bench.mesh.stages import VARIANTS
 from bench.processes import UnavailableError
-from bench.report import Report
+from bench.report import Report, number
 
 COLOURS = {"bare": "#7f8fa6", "sidecars": "#c8553d", "ax": "#2a7f62"}
 DRAWN = ("unix", "veth", "tcp", "http-log", "vxlan-log", "vxlan-mtls", "vxlan-check", "ax-hosts", "ax-host", "ax-envoy")
@@ -58,7 +58,7 @@ def _bars(pyplot: Any, result: Report, works: dict[str, str], metric: str, beyon
     for axis, (work, variants) in zip(axes[0], shown.items(), strict=True):
         values = [figures[f"{work}.{metric}.{one.name}"].median for one in variants]
         bars = axis.barh([one.title for one in variants], values, color=[COLOURS[one.group] for one in variants])
-        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+        axis.bar_label(bars, [number(value) for value in values], padding=3, fontsize=8)
         if beyond:
             ends = [figures[f"{work}.{beyond}.{one.name}"].median for one in variants]
             axis.hlines(range(len(variants)), values, ends, color="black", linewidth=0.8)
@@ -72,6 +72,8 @@ def _bars(pyplot: Any, result: Report, works: dict[str, str], metric: str, beyon
 
 def _distribution(pyplot: Any, result: Report) -> Any:
     """Latency by quantile, as far as the tail."""
+    from matplotlib.ticker import LogLocator
+
     works = [work for work in ("grpc", "grpc-rate") if any(name.startswith(f"{work}.") for name in result.curves)]
     if not works:
         return None
@@ -86,13 +88,17 @@ def _distribution(pyplot: Any, result: Report) -> Any:
                 quantiles, latencies = zip(*((q, ms) for q, ms in curve if q >= 0.01), strict=True)
                 axis.plot([1 / (1 - q) for q in quantiles], latencies, style, color=COLOURS[one.group], label=one.title)
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        axis.set_yscale("log", subs=())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         marks = {1: "0", 2: "50", 10: "90", 100: "99", 1000: "99.9"}
+        axis.minorticks_off()
         axis.set_xticks(list(marks), [f"{text} %" for text in marks.values()])
         axis.set_xlabel("of the calls are faster", fontsize=9)
         axis.set_ylabel("ms", fontsize=9)
         axis.set_title(f"gRPC, {'closed loop' if work == 'grpc' else 'fixed rate'}", fontsize=10)
         axis.grid(visible=True, alpha=0.3)
         axis.tick_params(labelsize=8)
-    axes[0][0].legend(fontsize=7)
+    handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, fontsize=8, ncols=4, loc="outside lower center")
     return figure

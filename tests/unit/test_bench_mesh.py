@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench import machine, report
+from bench.__main__ import main
 from bench.compare import Change, compare
-from bench.mesh import command, figures, page, pictures, runner, tables, tools
+from bench.mesh import command, figures, page, runner, tables, tools
 from bench.mesh.figures import aims, curves
 from bench.mesh.istio import Service, Sidecar
 from bench.mesh.measure import Measured, Trial, measure, not_suited, suits
@@ -354,20 +355,6 @@ def test_the_page_in_docs_has_its_marks() -> None:
     page.replaced(page.PAGE.read_text(), "")
 
 
-def test_pictures(tmp_path: Path, result: report.Report) -> None:
-    made = pictures.draw(result, tmp_path)
-    assert [path.name for path in made] == ["latency.png", "distribution.png"]  # cpu.png is of other works
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
-
-
-def slower(factor: float) -> Callable[[Figure], Figure]:
-    def one(figure: Figure) -> Figure:
-        fields = {name: getattr(figure, name) for name in figure.__struct_fields__}
-        return Figure(**fields | {"samples": tuple(sample * factor for sample in figure.samples)})
-
-    return one
-
-
 def test_two_reports_of_few_rounds_are_compared() -> None:
     """A neighbour that slows all of it is no regression; what is slower than the rest is."""
     old = figures_of(veth=[1.0, 1.05, 0.98, 1.02, 1.0], tcp=[4.0, 4.1, 3.9, 4.05, 4.0])
@@ -384,6 +371,18 @@ def test_two_reports_of_few_rounds_are_compared() -> None:
 
 
 # -- the command
+
+
+def test_pictures_and_page_are_made_from_a_report(tmp_path: Path, result: report.Report) -> None:
+    report.write(result, tmp_path / "mesh.json")
+    made = tmp_path / "page.md"
+    made.write_text(f"Head.\n{page.BEGIN}\n{page.END}\n")
+    assert main(["mesh", "report", str(tmp_path / "mesh.json"), "--page", str(made)]) == 0
+    assert "tcp_proxy" in made.read_text()
+    drawn = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert drawn == ["distribution.png", "latency.png"]  # cpu.png is of other works
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+    assert main(["mesh", "report", str(tmp_path / "nosuch.json"), "--page", str(made)]) == 2
 
 
 def test_names_choose_works_variants_or_both() -> None:
