@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -109,31 +110,34 @@ def curves(work: Work, results: Mapping[str, Sequence[Measured]]) -> dict[str, C
 
 
 def aims(measured: Iterable[Figure]) -> tuple[list[Figure], list[NotRun]]:
-    """The figures with targets, and those that cannot be told."""
+    """What is said of our aims, and of the article's ratio; and what cannot be told."""
     by_name = {figure.name: figure for figure in measured}
     found: list[Figure] = []
     missing: list[NotRun] = []
+
+    def sides(work: str, metric: str, *names: str) -> list[Figure]:
+        there = (by_name.get(f"{work}.{metric}.{name}") for name in names)
+        return [one for one in there if one]
+
     for work in REQUESTS:
         for one in AIMS:
-            ours, theirs = (by_name.get(f"{work}.p50.{name}") for name in (one.ours, one.theirs))
-            if ours and theirs:
+            if len(two := sides(work, "p50", one.ours, one.theirs)) == 2:
                 what = f"{work}, median latency: {one.what}"
-                found.append(_ratio(f"aim.{one.name}.{work}", what, ours, theirs, one.target))
-        for kept in KEPT:
-            for sidecar in SIDECARS:
-                three = [by_name.get(f"{work}.p50.{name}") for name in (kept.ours, kept.bare, sidecar)]
-                if all(three):
-                    _keep(found, missing, work, kept, sidecar, [one for one in three if one])
-    for work in ("grpc", "grpc-rate", "short"):
-        for metric, target in DELEGATION.items():
-            ours, theirs = (by_name.get(f"{work}.{metric}.{name}") for name in ("ax-envoy", "one-log"))
-            if ours and theirs and (work, metric) != ("grpc-rate", "rate"):
-                what = f"{work}, {metric}: delegated to Envoy, to the same by REDIRECT"
-                found.append(_ratio(f"aim.delegation.{work}.{metric}", what, ours, theirs, target))
+                found.append(_ratio(f"aim.{one.name}.{work}", what, *two, one.target))
+        for kept, sidecar in itertools.product(KEPT, SIDECARS):
+            if len(two := sides(work, "p50", sidecar, kept.ours)) == 2:
+                what = f"{work}, median latency: {sidecar}, to {kept.ours}"
+                found.append(_ratio(f"times.{kept.name}.{work}.{sidecar}", what, *two))
+            if len(three := sides(work, "p50", kept.ours, kept.bare, sidecar)) == 3:
+                _keep(found, missing, work, kept, sidecar, three)
+    for work, (metric, target) in itertools.product(("grpc", "grpc-rate", "short"), DELEGATION.items()):
+        if len(two := sides(work, metric, "ax-envoy", "one-log")) == 2 and (work, metric) != ("grpc-rate", "rate"):
+            what = f"{work}, {metric}: delegated to Envoy, to the same by REDIRECT"
+            found.append(_ratio(f"aim.delegation.{work}.{metric}", what, *two, target))
     return found, missing
 
 
-def _ratio(name: str, what: str, ours: Figure, theirs: Figure, target: Target) -> Figure:
+def _ratio(name: str, what: str, ours: Figure, theirs: Figure, target: Target | None = None) -> Figure:
     sides = {side.name.rpartition(".")[2]: side.median for side in (ours, theirs)}
     return Figure(
         name=name,
@@ -141,7 +145,7 @@ def _ratio(name: str, what: str, ours: Figure, theirs: Figure, target: Target) -
         unit="x",
         samples=ratios(ours.samples, theirs.samples),
         target=target,
-        lower_is_better=target.at_most is not None,
+        lower_is_better=target is not None and target.at_most is not None,
         sides=sides,
         side_unit=ours.unit,
     )

@@ -22,7 +22,10 @@ def section(result: Report) -> str:
     for work in WORKS:
         table = tables.work_table(work, figures, titled=True)
         parts += [f"### {work.what}\n\n{tables.markdown(table)}"] if table else []
-    if aims := [figure for figure in result.figures if figure.target]:
+    for kind, title in tables.BESIDE.items():
+        table = tables.beside_sidecars(kind, figures)
+        parts += [f"### {title}\n\n{tables.markdown(table)}"] if table else []
+    if aims := tables.aims_of(result):
         head = ("aim", "median", "one turn in ten below / above", "target", "verdict")
         parts.append(f"### Aims\n\n{tables.markdown([head, *map(_aim, aims)])}")
     if result.not_run:

@@ -6,12 +6,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench import report
-from bench.mesh.figures import BASE
+from bench.mesh.figures import BASE, KEEP, KEPT, REQUESTS, SIDECARS
 from bench.mesh.stages import VARIANTS
 from bench.mesh.work import WORKS, Work
-from bench.pairing import Figure
+from bench.pairing import Figure, Verdict
 from bench.report import Report, number
 
+BESIDE = {
+    "times": "How many times ax's latency sidecars have",
+    "aim.kept": f"Of the advantage over sidecars that is possible, what ax keeps (aim {KEEP})",
+}
 TITLES = {variant.name: variant.title for variant in VARIANTS}
 
 
@@ -58,11 +62,36 @@ def text(result: Report) -> str:
     for work in WORKS:
         table = work_table(work, figures)
         parts += [f"{work.what}\n{'-' * len(work.what)}\n{report.rows(table, left=1)}"] if table else []
-    if aims := [figure for figure in result.figures if figure.target]:
+    for kind, title in BESIDE.items():
+        table = beside_sidecars(kind, figures)
+        parts += [f"{title}\n{'-' * len(title)}\n{report.rows(table, left=1)}"] if table else []
+    if aims := aims_of(result):
         parts.append(report.figures_text("Aims", aims))
     if result.not_run:
         parts.append(report.not_run_text(result.not_run))
     return "\n\n".join(part for part in parts if part)
+
+
+def aims_of(result: Report) -> list[Figure]:
+    """Those that are in no other table."""
+    return [figure for figure in result.figures if figure.target and not figure.name.startswith("aim.kept.")]
+
+
+def beside_sidecars(kind: str, figures: Mapping[str, Figure]) -> list[tuple[str, ...]]:
+    """For each work and place a row, for each kind of sidecars a column. ``kind``: "times" or "aim.kept"."""
+    rows = []
+    for work in REQUESTS:
+        for one in KEPT:
+            found = [figures.get(f"{kind}.{one.name}.{work}.{sidecar}") for sidecar in SIDECARS]
+            if any(found):
+                rows.append((f"{work}, {one.ours}", *("" if figure is None else _cell(figure) for figure in found)))
+    return [("median latency", *SIDECARS), *rows] if rows else []
+
+
+def _cell(figure: Figure) -> str:
+    """With a word where an aim is not met."""
+    fine = figure.verdict in (Verdict.MET, Verdict.REPORTED)
+    return f"{figure.median:.2f}" if fine else f"{figure.median:.2f} {figure.verdict.value}"
 
 
 def others_text(figures: Mapping[str, Figure]) -> str:

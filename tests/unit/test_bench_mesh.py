@@ -287,7 +287,7 @@ def test_what_is_kept_of_an_advantage() -> None:
 
 def test_where_nothing_is_to_be_kept_is_told() -> None:
     found, missing = aims(figures_of(unix=[2.0, 2.0, 1.0], ax_host=[1.0] * 3, tcp=[1.5] * 3))
-    assert not [one for one in found if "kept" in one.name]
+    assert [(one.name, one.median) for one in found] == [("times.one-host.grpc.tcp", 1.5)]
     assert [one.what for one in missing] == ["aim.kept.one-host.grpc.tcp"]
 
 
@@ -334,6 +334,8 @@ def test_tables(result: report.Report) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("veth", "tcp", "ax-"))}
     assert rows["veth"] == ["2", "2", "2", "100", "1,000", "1", "1"]
     assert rows["tcp"] == ["5", "5", "5", "100", "1,000", "2.50", "1.00"]
+    beside = [line.split()[2:] for line in text.splitlines() if line.startswith("grpc, ax-")]
+    assert beside == [["2.50"], ["5.00"], ["1.00"], ["1.00"]]  # times, kept
     assert "short on tcp: broken" in text
     assert "grpc 10 %" in text
 
