@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 PATIENCE = 60.0  # seconds for an answer; the slowest takes a few
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+GRACE = 20.0  # seconds between SIGTERM and SIGKILL; on a machine that is idle, hardly any are needed
 READY = 60.0  # seconds until it does what it is for; much less on a machine that is idle
 
 

@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
                     not_run.append(NotRun(work.name, f"failed: {problem!r}", failed=True))
     except UnavailableError as problem:
         not_run.append(NotRun("everything", str(problem), failed=True))
+    except BenchError as problem:  # at the end: what was measured counts
+        not_run.append(NotRun("a clean end", str(problem), failed=True))
     _clear()
     aims, unknown = figures.aims(measured)
     result = Report(
