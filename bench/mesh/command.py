@@ -64,7 +64,7 @@ def rewrite(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole experiment. Its exit status is that of `python -m bench`."""
+    """The whole experiment; when it is interrupted, what is done of it. Its exit status is that of `python -m bench`."""
     try:
         works, variants = chosen(options.only)
     except ValueError as problem:
@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         not_run.append(NotRun("everything", str(problem), failed=True))
     except BenchError as problem:  # at the end: what was measured counts
         not_run.append(NotRun("a clean end", str(problem), failed=True))
+    except (KeyboardInterrupt, SystemExit):
+        not_run.append(NotRun("the other works", "interrupted", failed=True))
     _clear()
     aims, unknown = figures.aims(measured)
     result = Report(
@@ -109,7 +111,8 @@ def run(options: argparse.Namespace) -> int:
         curves=curves,
     )
     print(tables.text(result))
-    print(f"\n{time.monotonic() - began:.0f} s; {_save(result, options.output)}")
+    saved = _save(result, options.output) if measured else "nothing to write"
+    print(f"\n{time.monotonic() - began:.0f} s; {saved}")
     failed = any(one.failed for one in result.not_run)
     return 1 if failed or (options.check and not result.ok) else 0
 
