@@ -42,9 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="exit with 1 when an aim is clearly missed")
     parser.set_defaults(command="mesh", report=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    again = commands.add_parser(
-        "report", help="draw the pictures and rewrite the tables of docs/mesh.md from mesh.json"
-    )
+    again = commands.add_parser("report", help="aims, pictures and tables of docs/mesh.md anew, from mesh.json")
     again.add_argument("report", type=Path, nargs="?", default=RESULTS / "mesh.json")
     again.add_argument("--page", type=Path, default=page.PAGE)
     again.set_defaults(command="mesh-report")
@@ -54,6 +52,9 @@ def rewrite(options: argparse.Namespace) -> int:
     """Pictures and page from a report."""
     try:
         result = report.read(options.report)
+        derived, missing = figures.derived_anew(result.figures, result.not_run)
+        result = msgspec.structs.replace(result, figures=tuple(derived), not_run=tuple(missing))
+        report.write(result, options.report)
         made = pictures.draw(result, options.report.parent)
         page.rewrite(result, options.page)
     except (OSError, ValueError, UnavailableError) as problem:
@@ -64,7 +65,7 @@ def rewrite(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole experiment; when it is interrupted, what is done of it. Its exit status is that of `python -m bench`."""
+    """The whole experiment, or what is done of it when it is interrupted. Its exit status as of `python -m bench`."""
     try:
         works, variants = chosen(options.only)
     except ValueError as problem:

@@ -37,12 +37,21 @@ class Kept(NamedTuple):
     bare: str
 
 
+class Keeping(NamedTuple):
+    """By what the share that is kept is told; there is an aim for latency alone."""
+
+    metric: str
+    what: str
+    target: Target | None
+
+
 AIMS = (
     Aim("two-hosts", "ax between two hosts, to veth", "ax-hosts", "veth", Target(at_most=1.02)),
     Aim("one-host", "ax on one host, to veth", "ax-host", "veth", Target(at_most=0.9)),
 )
 KEPT = (Kept("two-hosts", "ax-hosts", "veth"), Kept("one-host", "ax-host", "unix"))
 KEEP = Target(at_least=0.95)
+KEEPING = {"aim.kept": Keeping("p50", "median latency", KEEP), "cpu-kept": Keeping("cpu", "processor time", None)}
 SIDECARS = ("tcp", "http", "http-log", "vxlan-log", "vxlan-mtls", "vxlan-check")
 # Delegation to an Envoy, beside REDIRECT to the same one: better in each (issue 6).
 DELEGATION = {"p50": Target(at_most=1.0), "rate": Target(at_least=1.0), "cpu": Target(at_most=1.0)}
@@ -128,8 +137,9 @@ def aims(measured: Iterable[Figure]) -> tuple[list[Figure], list[NotRun]]:
             if len(two := sides(work, "p50", sidecar, kept.ours)) == 2:
                 what = f"{work}, median latency: {sidecar}, to {kept.ours}"
                 found.append(_ratio(f"times.{kept.name}.{work}.{sidecar}", what, *two))
-            if len(three := sides(work, "p50", kept.ours, kept.bare, sidecar)) == 3:
-                _keep(found, missing, work, kept, sidecar, three)
+            for kind, about in KEEPING.items():
+                if len(three := sides(work, about.metric, kept.ours, kept.bare, sidecar)) == 3:
+                    _keep(found, missing, f"{kind}.{kept.name}.{work}.{sidecar}", about, three)
     for work, (metric, target) in itertools.product(("grpc", "grpc-rate", "short"), DELEGATION.items()):
         if len(two := sides(work, metric, "ax-envoy", "one-log")) == 2 and (work, metric) != ("grpc-rate", "rate"):
             what = f"{work}, {metric}: delegated to Envoy, to the same by REDIRECT"
@@ -151,26 +161,33 @@ def _ratio(name: str, what: str, ours: Figure, theirs: Figure, target: Target | 
     )
 
 
-def _keep(
-    found: list[Figure], missing: list[NotRun], work: str, kept: Kept, sidecar: str, three: Sequence[Figure]
-) -> None:
+def _keep(found: list[Figure], missing: list[NotRun], name: str, about: Keeping, three: Sequence[Figure]) -> None:
     """(sidecars - ours) / (sidecars - bare), turn by turn. A turn in which bare saves nothing says nothing."""
     ours, bare, theirs = three
-    name = f"aim.kept.{kept.name}.{work}.{sidecar}"
+    work = name.split(".")[-2]
+    named = [one.name.rpartition(".")[2] for one in three]
     turns = zip(ours.samples, bare.samples, theirs.samples, strict=True)
     shares = tuple((slow - mine) / (slow - fast) for mine, fast, slow in turns if slow > fast)
     if len(shares) < len(ours.samples) / 2 or not shares:
-        missing.append(NotRun(name, f"{kept.bare} was not faster than {sidecar} in most turns"))
+        missing.append(NotRun(name, f"{about.what}: {named[1]} took no less than {named[2]} in most turns"))
         return
     found.append(
         Figure(
             name=name,
-            what=f"{work}, median latency: what {kept.ours} keeps of what {kept.bare} saves against {sidecar}",
+            what=f"{work}, {about.what}: what {named[0]} keeps of what {named[1]} saves against {named[2]}",
             unit="of it",
             samples=shares,
-            target=KEEP,
+            target=about.target,
             lower_is_better=False,
-            sides={one.name.rpartition(".")[2]: one.median for one in three},
+            sides=dict(zip(named, (one.median for one in three), strict=True)),
             side_unit=ours.unit,
         )
     )
+
+
+def derived_anew(measured: Iterable[Figure], not_run: Iterable[NotRun]) -> tuple[list[Figure], list[NotRun]]:
+    """A report's figures and gaps, with what follows from the others as it is computed now."""
+    kinds = ("aim.", "times.", *(f"{kind}." for kind in KEEPING))
+    own = [figure for figure in measured if not figure.name.startswith(kinds)]
+    found, missing = aims(own)
+    return [*found, *own], [*(one for one in not_run if not one.what.startswith(kinds)), *missing]

@@ -93,7 +93,7 @@ def measure(
     turns = take_turns({name: turn(name) for name in trials}, rounds, warm_up=0)
     whole = {name: [one for one in results if one is not None] for name, results in turns.items()}
     kept = {name: results for name, results in whole.items() if len(results) == rounds}
-    return kept, _not_done({name: trial.problem for name, trial in trials.items() if trial.problem})
+    return kept, _not_done(work, trials)
 
 
 def suits(work: Work, variant: Variant) -> bool:
@@ -101,12 +101,18 @@ def suits(work: Work, variant: Variant) -> bool:
     return (work.unix or variant.name != "unix") and (work.service.http > 0 or not variant.http)
 
 
-def _not_done(problems: Mapping[str, NotRun]) -> list[NotRun]:
-    """What is missing for every variant is told once."""
-    reasons = {problem.reason for problem in problems.values()}
-    if len(problems) > 1 and len(reasons) == 1:
-        return [next(iter(problems.values()))]
-    return [NotRun(f"{one.what} on {name}", one.reason, one.failed) for name, one in problems.items()]
+def _not_done(work: Work, trials: Mapping[str, Trial]) -> list[NotRun]:
+    """What is missing for the same reason is told once, and for all without their names."""
+    reasons: dict[NotRun, list[str]] = {}
+    for name, trial in trials.items():
+        if trial.problem is not None:
+            reasons.setdefault(trial.problem, []).append(name)
+    told = []
+    for one, names in reasons.items():
+        everybody = len(names) == len(trials) > 1
+        what = work.name if everybody else f"{work.name} on {', '.join(names)}"
+        told.append(NotRun(what, one.reason, one.failed))
+    return told
 
 
 def not_suited(works: Iterable[Work], variants: Sequence[Variant]) -> list[NotRun]:

@@ -86,7 +86,13 @@ def _distribution(pyplot: Any, result: Report) -> Any:
                 style = ("-", "--", ":", "-.", (0, (1, 3)))[styles[one.group] % 5]
                 styles[one.group] += 1
                 quantiles, latencies = zip(*((q, ms) for q, ms in curve if q >= 0.01), strict=True)
-                axis.plot([1 / (1 - q) for q in quantiles], latencies, style, color=COLOURS[one.group], label=one.title)
+                axis.plot(
+                    [1 / (1 - q) for q in quantiles],
+                    latencies,
+                    linestyle=style,
+                    color=COLOURS[one.group],
+                    label=one.title,
+                )
         axis.set_xscale("log")
         axis.set_yscale("log", subs=())
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

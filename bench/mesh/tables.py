@@ -15,6 +15,7 @@ from bench.report import Report, number
 BESIDE = {
     "times": "How many times ax's latency sidecars have",
     "aim.kept": f"Of the advantage over sidecars that is possible, what ax keeps (aim {KEEP})",
+    "cpu-kept": "The same of processor time for a request",
 }
 TITLES = {variant.name: variant.title for variant in VARIANTS}
 
@@ -78,14 +79,14 @@ def aims_of(result: Report) -> list[Figure]:
 
 
 def beside_sidecars(kind: str, figures: Mapping[str, Figure]) -> list[tuple[str, ...]]:
-    """For each work and place a row, for each kind of sidecars a column. ``kind``: "times" or "aim.kept"."""
+    """For each work and place a row, for each kind of sidecars a column. ``kind``: of `BESIDE`."""
     rows = []
     for work in REQUESTS:
         for one in KEPT:
             found = [figures.get(f"{kind}.{one.name}.{work}.{sidecar}") for sidecar in SIDECARS]
             if any(found):
                 rows.append((f"{work}, {one.ours}", *("" if figure is None else _cell(figure) for figure in found)))
-    return [("median latency", *SIDECARS), *rows] if rows else []
+    return [("work, who", *SIDECARS), *rows] if rows else []
 
 
 def _cell(figure: Figure) -> str:

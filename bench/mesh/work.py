@@ -172,7 +172,7 @@ def read_timings(text: str) -> Result:
     if said["errors"]:
         raise BenchError(f"{said['errors']} requests failed, {said['requests']} were answered")
     if not said["requests"]:
-        raise BenchError("no request was answered in time")
+        raise BenchError("no request was answered in time: more are asked for than it can do here and now")
     return Result(said["rate"], said["requests"], tuple((q, ms) for q, ms in said["curve"]))
 
 

@@ -12,7 +12,7 @@ import pytest
 from bench import machine, report
 from bench.__main__ import main
 from bench.compare import Change, compare
-from bench.mesh import command, figures, page, runner, tables, tools
+from bench.mesh import command, figures, page, pictures, runner, tables, tools
 from bench.mesh.figures import aims, curves
 from bench.mesh.istio import Service, Sidecar
 from bench.mesh.measure import Measured, Trial, measure, not_suited, suits
@@ -223,6 +223,12 @@ def test_what_fails_is_left_out_and_told() -> None:
     assert told == report.NotRun("grpc on tcp", "broken", failed=True)
 
 
+def test_what_fails_for_the_same_reason_is_told_once_with_all_names() -> None:
+    broken = {name: FakeStage(BenchError("broken")) for name in ("tcp", "http")}
+    _, (told,) = turns({"veth": FakeStage(1.0), **broken})
+    assert told.what == "grpc on tcp, http"
+
+
 def test_what_is_missing_for_everybody_is_told_once() -> None:
     results, (told,) = turns({name: FakeStage(UnavailableError("no compiler")) for name in ("veth", "tcp")})
     assert not results
@@ -288,7 +294,17 @@ def test_what_is_kept_of_an_advantage() -> None:
 def test_where_nothing_is_to_be_kept_is_told() -> None:
     found, missing = aims(figures_of(unix=[2.0, 2.0, 1.0], ax_host=[1.0] * 3, tcp=[1.5] * 3))
     assert [(one.name, one.median) for one in found] == [("times.one-host.grpc.tcp", 1.5)]
-    assert [one.what for one in missing] == ["aim.kept.one-host.grpc.tcp"]
+    assert [one.what for one in missing] == ["aim.kept.one-host.grpc.tcp", "cpu-kept.one-host.grpc.tcp"]
+
+
+def test_what_follows_is_computed_anew_and_nothing_is_there_twice() -> None:
+    own = figures_of(unix=[1.0] * 3, ax_host=[1.2] * 3, tcp=[5.0] * 3, veth=[1.0] * 3)
+    gap = report.NotRun("short", "broken")
+    once = figures.derived_anew(own, [gap])
+    again = figures.derived_anew(*once)
+    assert again == once
+    assert len(once[0]) > len(own)
+    assert once[1][0] == gap
 
 
 def test_delegation_has_aims_of_its_own() -> None:
@@ -312,7 +328,7 @@ def result() -> report.Report:
     found = figures_of(veth=[1, 2, 3], unix=[1, 1, 1], tcp=[4, 5, 6], ax_hosts=[1, 2, 3], ax_host=[1, 1, 1])
     told, missing = aims(found)
     others = list(figures.others(FAKE, {"veth": measured(1.0)}))
-    lines = curves(FAKE, {name: measured(1, 2, 3) for name in ("veth", "unix", "tcp", "ax-host")})
+    lines = curves(FAKE, {name: measured(1, 2, 3) for name in pictures.DRAWN})
     return report.Report(
         when="2026-01-01T00:00:00+00:00",
         machine=machine.describe(),
