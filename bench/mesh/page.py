@@ -13,12 +13,18 @@ from bench.report import Report, number
 PAGE = Path(__file__).parents[2] / "docs" / "mesh.md"
 BEGIN, END = "<!-- made by `python -m bench mesh report` -->", "<!-- end of what is made -->"
 
+BUSY = """\
+**The machine was busy with other things** (last line of the box). What waits for a processor waits for them, too:
+latencies are many times those of an idle machine, and differ from turn to turn. Processor time hardly depends on
+neighbours: it is the figure to look at here."""
+
 
 def section(result: Report) -> str:
     """Tables of all works, the aims, what was not measured, and where all of it comes from."""
     figures = tables.by_name(result.figures)
     about = f"{report.machine_text(result.machine)}\n{tables.others_text(figures)}"
     parts = [f"Measured {result.when[:10]}, {result.turns} rounds; medians.", f"```\n{about}\n```"]
+    parts += [BUSY] if result.machine.busy else []
     for work in WORKS:
         table = tables.work_table(work, figures, titled=True)
         parts += [f"### {work.what}\n\n{tables.markdown(table)}"] if table else []

@@ -41,8 +41,8 @@ def _latency(pyplot: Any, result: Report) -> Any:
 
 
 def _cpu(pyplot: Any, result: Report) -> Any:
-    wanted = {"grpc-rate": "gRPC, fixed rate", "memcached": "memcached", "short": "connect, request, close"}
-    return _bars(pyplot, result, wanted, "cpu", "", "us of processor time for a request, of everybody")
+    wanted = {"grpc": "gRPC, closed loop", "memcached": "memcached", "short": "connect, request, close"}
+    return _bars(pyplot, result, wanted, "cpu", "", "us of processor time for a request")
 
 
 def _bars(pyplot: Any, result: Report, works: dict[str, str], metric: str, beyond: str, unit: str) -> Any:
@@ -57,13 +57,15 @@ def _bars(pyplot: Any, result: Report, works: dict[str, str], metric: str, beyon
     )
     for axis, (work, variants) in zip(axes[0], shown.items(), strict=True):
         values = [figures[f"{work}.{metric}.{one.name}"].median for one in variants]
-        bars = axis.barh([one.title for one in variants], values, color=[COLOURS[one.group] for one in variants])
-        axis.bar_label(bars, [number(value) for value in values], padding=3, fontsize=8)
+        axis.barh([one.title for one in variants], values, color=[COLOURS[one.group] for one in variants])
+        ends = values
         if beyond:
             ends = [figures[f"{work}.{beyond}.{one.name}"].median for one in variants]
             axis.hlines(range(len(variants)), values, ends, color="black", linewidth=0.8)
+        for row, (value, end) in enumerate(zip(values, ends, strict=True)):
+            axis.annotate(number(value), (end, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(f"{works[work]}: {metric}{f', line to {beyond}' if beyond else ''}", fontsize=10)
+        axis.set_title(f"{works[work]}: p50, line to {beyond}" if beyond else works[work], fontsize=10)
         axis.set_xlabel(unit, fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

@@ -298,10 +298,12 @@ VARIANTS: Sequence[Variant] = (
     Variant("http", "veth, 2 sidecars: HTTP", "sidecars", mesh(), http=True),
     Variant("http-log", "veth, 2 sidecars: HTTP, access logs", "sidecars", mesh(log=True), http=True),
     Variant("vxlan-log", "VXLAN, 2 sidecars, access logs", "sidecars", mesh(vxlan=True, log=True)),
-    Variant("vxlan-mtls", "the same, mutual TLS", "sidecars", mesh(vxlan=True, log=True, mtls=True)),
+    Variant(
+        "vxlan-mtls", "VXLAN, 2 sidecars, access logs, mutual TLS", "sidecars", mesh(vxlan=True, log=True, mtls=True)
+    ),
     Variant(
         "vxlan-check",
-        "the same, check of each request instead",
+        "VXLAN, 2 sidecars, access logs, check of each request",
         "sidecars",
         mesh(vxlan=True, log=True, check=True),
         http=True,
