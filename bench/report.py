@@ -56,14 +56,16 @@ def write(report: Report, path: Path) -> None:
     summary = {f.name: Summary(f.median, f.p10, f.p90, f.verdict) for f in report.figures}
     data = msgspec.json.encode(msgspec.structs.replace(report, summary=summary))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_NUMBERS.sub(_one_line, msgspec.json.format(data, indent=1)) + b"\n")
+    path.write_bytes(_FLAT.sub(_one_line, msgspec.json.format(data, indent=1)) + b"\n")
 
 
-_NUMBERS = re.compile(rb"\[[\d.eE+\-,\s]*\]")
+# Lists and objects with nothing nested in them, as `format` writes them: strings have no newlines.
+_FLAT = re.compile(rb"[\[{]\n[^\[\]{}]*\n *[\]}]")
 
 
-def _one_line(numbers: re.Match[bytes]) -> bytes:
-    return b" ".join(numbers[0].split()).replace(b"[ ", b"[").replace(b" ]", b"]")
+def _one_line(flat: re.Match[bytes]) -> bytes:
+    first, *inner, last = flat[0].split(b"\n")
+    return first + b" ".join(line.strip() for line in inner) + last.strip()
 
 
 def read(path: Path) -> Report:
