@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light native demo test sanitize fuzz lint format bench bench-all soak faults clean
+.PHONY: help setup setup-light native demo test sanitize fuzz lint format bench bench-all bench-mesh soak faults clean
 
 VENV := .venv/bin
 CC ?= cc
@@ -67,6 +67,10 @@ bench: setup ## What connections and calls cost, paired with a baseline
 
 bench-all: setup ## Every figure that we claim, beside other programs too
 	@$(VENV)/python -m bench --all
+
+bench-mesh: setup ## The article's experiment: sidecars, overlays and ax, side by side (root)
+	@scripts/debian.sh --mesh
+	@$(VENV)/python -m bench mesh
 
 soak: setup ## Ten minutes of load (SOAK="--seconds 60 ..."), and what is left of it
 	@$(VENV)/python -m bench.soak $(SOAK)

@@ -1,4 +1,4 @@
-"""`python -m bench`: run, compare, growth, faults."""
+"""`python -m bench`: run, compare, growth, faults, mesh."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import msgspec
 from bench import faults, machine, report
 from bench.cases import SLOW, Measure, Run, cases, growth
 from bench.compare import SMALLEST, SMALLEST_WHEN_BUSY, Change, compare
+from bench.mesh import command as mesh
 from bench.node import Node
 from bench.pairing import Figure
 from bench.processes import UnavailableError
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _compare(options.old, options.new)
     if options.command == "faults":
         return faults.main(options.faults, options.kinds.split(","), options.seed, options.log)
+    if options.command == "mesh":
+        return mesh.run(options)
+    if options.command == "mesh-report":
+        return mesh.rewrite(options)
     if options.command == "growth":
         return _run({"growth": growth.measure}, options)
     known = cases()
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     breaking.add_argument("--seed", type=int, default=int(time.time()), help="of the moments and kinds")
     breaking.add_argument("--log", type=Path, metavar="FILE", help="what the daemon says")
     breaking.set_defaults(command="faults")
+    mesh.add_options(commands.add_parser("mesh", help="the article's experiment, with real sidecars"))
     return parser
 
 
@@ -152,6 +158,9 @@ def _compare(old_path: Path, new_path: Path) -> int:
         old, new = report.read(old_path), report.read(new_path)
     except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr)
+        return 2
+    if not {one.name for one in old.figures} & {one.name for one in new.figures}:
+        print(f"{old_path} and {new_path} have no figure in common", file=sys.stderr)
         return 2
     if different := _different(old.machine, new.machine):
         print(f"The machines differ in {different}: only ratios can be compared.\n")

@@ -15,7 +15,7 @@ from bench.pairing import Figure, Verdict, percentile, rank_sum
 SMALLEST = 0.1  # of the older median
 SMALLEST_WHEN_BUSY = 0.25  # what two runs of the same code differed by beside other people's test suites
 CHANCE = 0.001
-FEW = 4  # samples; with fewer the test cannot tell, and the size decides
+FEW = 8  # samples; with fewer no test comes below that chance: all turns of one must then be beyond all of the other
 SMALLEST_OF_FEW = 0.15
 
 
@@ -78,6 +78,8 @@ def _direction(old: Sequence[float], new: Sequence[float], smallest: float) -> i
     few = min(len(old), len(new)) < FEW
     difference = statistics.median(new) - statistics.median(old)
     if abs(difference) <= (max(smallest, SMALLEST_OF_FEW) if few else smallest) * abs(statistics.median(old)):
+        return 0
+    if few and min(max(old), max(new)) >= max(min(old), min(new)):
         return 0
     if not few and (rank_sum(old, new) >= CHANCE or not _apart(old, new)):
         return 0

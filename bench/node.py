@@ -21,24 +21,28 @@ from typing import Any, Self
 
 from bench.processes import BenchError, Process
 
-READY = 20.0  # seconds
+READY = 60.0  # seconds; a second on a machine that is idle
 _JSON = {"Content-Type": "application/json"}
 
 
 class Node:
-    """``ax daemon`` in a directory of its own, which goes with it.
+    """``ax daemon`` in a directory of its own, which goes with it. ``env``: variables for the daemon.
 
-    ``env``: variables for the daemon, ``log``: what it says.
+    ``log``: what it says; ``enter``: words that run a command on the host that it is to serve, if that is a network
+    namespace.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, env: Mapping[str, str] | None = None, log: Path | None = None, enter: Sequence[str] = ()
+    ) -> None:
+        self._enter = list(enter)
         self._ips = (f"10.93.{n // 250}.{n % 250 + 1}" for n in itertools.count())
         self._home = Path(tempfile.mkdtemp(prefix="axb-", dir="/tmp"))  # short: names of Unix sockets are
         self._home.chmod(0o755)
         self.run_dir = self._home / "run"
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("AX_")}
         self.environment["AX_RUN_DIR"] = str(self.run_dir)
-        words = [*ax(), "daemon", "--rest-port", "0"]
+        words = [*self._enter, *ax(), "daemon", "--rest-port", "0"]
         self._daemon: Process | None = None
         try:
             self._daemon = Process(words, self.environment | dict(env or {}), errors=log)
@@ -54,6 +58,12 @@ class Node:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def process(self) -> Process:
+        """The daemon, with switch and control as its children."""
+        assert self._daemon is not None
+        return self._daemon
 
     def close(self) -> None:
         """End the daemon. Raises BenchError when that does not go well."""
@@ -85,9 +95,10 @@ class Node:
         """A virtual address that no other app of this node has."""
         return next(self._ips)
 
-    def run(self, ip: str, transport: str, command: Sequence[str]) -> list[str]:
+    def run(self, ip: str, transport: str, command: Sequence[str], options: Sequence[str] = ()) -> list[str]:
         """The words of ``ax run``."""
-        return [*ax(), "run", "--no-start-daemon", "--ip", ip, "--transport", transport, "--", *command]
+        words = [*self._enter, *ax(), "run", "--no-start-daemon", "--ip", ip, "--transport", transport]
+        return [*words, *options, "--", *command]
 
     def pin_switch(self, cpus: Set[int]) -> None:
         """Where the switch may run from now on."""
@@ -115,7 +126,7 @@ class Node:
         self._ask("DELETE", what)
 
     def _ask(self, method: str, what: str, body: object = None) -> Any:
-        connection = _UnixConnection(self.run_dir / "rest.sock")
+        connection = UnixConnection(self.run_dir / "rest.sock")
         try:
             connection.request(method, f"/v1/{what}", None if body is None else json.dumps(body), _JSON)
             answer = connection.getresponse()
@@ -131,7 +142,9 @@ class Node:
         return int(Path(f"/proc/{self.pids['switch']}/schedstat").read_text().split()[0])
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=10)
         self._path = path

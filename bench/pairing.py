@@ -37,7 +37,7 @@ class Target(msgspec.Struct, frozen=True):
         return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}"
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the report."""
 
     name: str  # dotted: case, what, circumstances

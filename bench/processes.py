@@ -10,13 +10,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 PATIENCE = 60.0  # seconds for an answer; the slowest takes a few
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+GRACE = 20.0  # seconds between SIGTERM and SIGKILL; on a machine that is idle, hardly any are needed
+READY = 60.0  # seconds until it does what it is for; much less on a machine that is idle
 
 
 class BenchError(Exception):
@@ -95,6 +96,15 @@ class Process:
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
+
+    def wait_until(self, ready: Callable[[], bool], what: str = "does not listen") -> None:
+        """Until it does what it was started for. Raises BenchError when it ends, or does not in time."""
+        deadline = time.monotonic() + READY
+        while time.monotonic() < deadline and self.running():
+            if ready():
+                return
+            time.sleep(0.02)
+        raise self._failure(what)
 
     def errors(self) -> str:
         """What it wrote to standard error."""

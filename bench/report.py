@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: tuple[Figure, ...]
     summary: dict[str, Summary] = {}
     not_run: tuple[NotRun, ...] = ()
+    curves: dict[str, tuple[tuple[float, float], ...]] = {}  # latencies in ms by quantile, of `mesh`
 
     @property
     def ok(self) -> bool:
@@ -54,7 +56,16 @@ def write(report: Report, path: Path) -> None:
     summary = {f.name: Summary(f.median, f.p10, f.p90, f.verdict) for f in report.figures}
     data = msgspec.json.encode(msgspec.structs.replace(report, summary=summary))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(data, indent=1) + b"\n")
+    path.write_bytes(_FLAT.sub(_one_line, msgspec.json.format(data, indent=1)) + b"\n")
+
+
+# Lists and objects with nothing nested in them, as `format` writes them: strings have no newlines.
+_FLAT = re.compile(rb"[\[{]\n[^\[\]{}]*\n *[\]}]")
+
+
+def _one_line(flat: re.Match[bytes]) -> bytes:
+    first, *inner, last = flat[0].split(b"\n")
+    return first + b" ".join(line.strip() for line in inner) + last.strip()
 
 
 def read(path: Path) -> Report:
@@ -126,18 +137,26 @@ def machine_text(machine: Machine) -> str:
 
 def text(report: Report) -> str:
     """The whole report."""
-    head = ("figure", "what", "ax : direct", "median", "p10..p90", "target", "verdict")
     parts = [machine_text(report.machine)]
     targets = [f for f in report.figures if f.target]
     others = [f for f in report.figures if not f.target]
-    for title, figures in (("Targets", targets), ("Reported", others)):
-        if figures:
-            width = max(map(len, head[:1]))
-            parts.append(f"{title}\n{'-' * max(width, len(title))}\n{rows([head, *map(_figure, figures)])}")
+    parts += [
+        figures_text(title, figures) for title, figures in (("Targets", targets), ("Reported", others)) if figures
+    ]
     if report.not_run:
-        lines = [f"  {n.what}: {n.reason}" for n in report.not_run]
-        parts.append("\n".join(["Not measured here", *lines]))
+        parts.append(not_run_text(report.not_run))
     return "\n\n".join(parts)
+
+
+def figures_text(title: str, figures: Iterable[Figure]) -> str:
+    """A table of them."""
+    head = ("figure", "what", "ax : direct", "median", "p10..p90", "target", "verdict")
+    return f"{title}\n{'-' * max(len(head[0]), len(title))}\n{rows([head, *map(_figure, figures)])}"
+
+
+def not_run_text(not_run: Iterable[NotRun]) -> str:
+    """A line for each."""
+    return "\n".join(["Not measured here", *(f"  {n.what}: {n.reason}" for n in not_run)])
 
 
 def compared(lines: Iterable[Line]) -> str:

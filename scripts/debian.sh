@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Says which programs the build, the tests and the demo lack; as root on Debian or Ubuntu, installs them.
-# Nothing that is installed here is started, now or at the next boot. Usage: debian.sh [--list]
+# Nothing that is installed here is started, now or at the next boot. Usage: debian.sh [--list|--mesh]
+# --mesh: only what `make bench-mesh` needs besides.
 set -euo pipefail
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -49,6 +50,19 @@ snmpd                 snmpd                              snmpd
 tftp-hpa              tftp
 tftpd-hpa             in.tftpd                           tftpd-hpa
 '
+MESH='
+g++                     c++
+pkg-config              pkg-config
+libgrpc++-dev           /usr/include/grpcpp/grpcpp.h
+libprotobuf-dev         /usr/include/google/protobuf/message.h
+protobuf-compiler       protoc
+protobuf-compiler-grpc  grpc_cpp_plugin
+libmemcached-dev        /usr/include/libmemcached/memcached.h
+'
+WHAT='the build, the tests or the demo'
+if [ "${1:-}" = --mesh ]; then
+    PROGRAMS=$MESH WHAT='make bench-mesh'
+fi
 readonly POLICY=/usr/sbin/policy-rc.d
 
 present() { # one of the commands or globs of a:b:c
@@ -72,7 +86,8 @@ while read -r package sign service; do
 done <<<"$PROGRAMS"
 
 # A Python of Debian's own comes without headers and without venv.
-if [ "${AX_SETUP_PYTHON:-}" = "" ] || [[ $(readlink -f "$(command -v "$AX_SETUP_PYTHON")") == /usr/bin/* ]]; then
+system_python() { [ "${AX_SETUP_PYTHON:-}" = "" ] || [[ $(readlink -f "$(command -v "$AX_SETUP_PYTHON")") == /usr/bin/* ]]; }
+if [ "${1:-}" != --mesh ] && system_python; then
     for package in python3 python3-dev python3-venv; do
         state=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
         [[ $state == ii* ]] || missing+=("$package")
@@ -83,7 +98,7 @@ if [ ${#missing[@]} -eq 0 ]; then
     exit 0
 fi
 if [ "${1:-}" = --list ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "setup: missing for the build, the tests or the demo (Debian's package names):"
+    echo "setup: missing for ${WHAT} (Debian's package names):"
     printf '    %s\n' "${missing[@]}"
     echo "setup: as root: apt-get install --no-install-recommends ${missing[*]}"
     exit 0

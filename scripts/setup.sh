@@ -46,8 +46,9 @@ stamp() { cat "$@" | sha256sum; }
 now=$(stamp pyproject.toml)
 if [ "$(cat .venv/dependencies 2>/dev/null)" != "$now" ]; then
     echo "setup: Python packages"
-    .venv/bin/python scripts/requirements.py build lint test >.venv/requirements.txt
+    .venv/bin/python scripts/requirements.py bench build lint test >.venv/requirements.txt
     "${pip[@]}" install -r .venv/requirements.txt
+    ln -sf ../../scripts/ax-bench .venv/bin/ax-bench
     echo "$now" >.venv/dependencies
 fi
 [ "$light" != --light ] || exit 0

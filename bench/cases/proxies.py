@@ -11,18 +11,16 @@ import shutil
 import socket
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from bench.cases import Run
 from bench.cases.services import vservice
 from bench.pairing import Figure, Target, ratios, take_turns
-from bench.processes import BenchError, Process, UnavailableError
+from bench.processes import Process, UnavailableError
 from bench.programs import DIRECT, SPREAD, Place, client_of, serving
 
 ROUNDS, CLIENTS, WORKERS, EACH = 1_000, 4, 4, 100  # a turn
-READY = 10.0  # seconds
 MODULES = (Path("/usr/lib/nginx/modules/ngx_stream_module.so"), Path("/usr/lib64/nginx/modules/ngx_stream_module.so"))
 FASTER = {"latency": Target(at_most=0.5), "rate": None}
 
@@ -124,7 +122,7 @@ def _haproxy(port: int, cpus: Set[int]) -> Iterator[str]:
         servers = "\n".join(f"    server s{n} {ip}:{port}" for n, ip in enumerate(_addresses()))
         config.write_text(HAPROXY.format(threads=len(cpus), port=own, servers=servers))
         with Process([_program("haproxy"), "-db", "-f", str(config)], os.environ, cpus) as process:
-            _wait_for(process, own)
+            process.wait_until(lambda: _connects(own))
             yield str(own)
 
 
@@ -140,7 +138,7 @@ def _nginx(port: int, cpus: Set[int]) -> Iterator[str]:
         config.write_text(NGINX.format(servers=servers, listen=listen, **values))
         words = [_program("nginx"), "-p", place, "-e", f"{place}/error.log", "-c", str(config)]
         with Process(words, os.environ, cpus) as process:
-            _wait_for(process, own)
+            process.wait_until(lambda: _connects(own))
             yield str(own)
 
 
@@ -161,10 +159,7 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for(process: Process, port: int) -> None:
-    deadline = time.monotonic() + READY
-    while time.monotonic() < deadline and process.running():
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.02)
-    raise BenchError(f"`{' '.join(process.command)}` does not listen\n{process.errors()}")
+def _connects(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

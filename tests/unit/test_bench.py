@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,32 @@ def test_the_comparison_as_text() -> None:
     )
     assert "WORSE" in text
     assert "+100.0 %" in text
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A directory with reports old.json, new.json, worse.json and other.json."""
+    for name, samples in (("old", (1.0, 1.1, 1.0)), ("new", (1.1, 1.0, 1.0)), ("worse", (2.0, 2.1, 2.0))):
+        report.write(a_report(figure(*samples)), tmp_path / f"{name}.json")
+    report.write(a_report(figure(1.0, name="another")), tmp_path / "other.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("new", "status", "words"),
+    [
+        ("new", 0, "nothing worse"),
+        ("worse", 1, "1 worse"),
+        ("other", 2, "no figure in common"),
+        ("none", 2, "No such file"),
+    ],
+)
+def test_ax_bench_compares_from_any_directory(two: Path, new: str, status: int, words: str) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "ax-bench"
+    done = subprocess.run(
+        [script, "compare", "old.json", f"{new}.json"], cwd=two, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, words in done.stdout + done.stderr) == (status, True), done
 
 
 # -- the machine

@@ -321,8 +321,8 @@ class Keeper:
             os.close(fd)
             return False
         if poll:
-            # EPOLLHUP and EPOLLERR are always reported. A file without poll, such as a memfd, cannot hang up; what cannot
-            # be watched for another reason (an epoll that watches ours, too many) is kept all the same.
+            # EPOLLHUP and EPOLLERR are always reported. A file without poll, such as a memfd, cannot hang up; what
+            # cannot be watched for another reason (an epoll that watches ours, too many) is kept all the same.
             with contextlib.suppress(OSError):
                 self.epoll.register(fd, 0)
         return True
