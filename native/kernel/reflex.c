@@ -98,7 +98,7 @@ static SockObject *add_sock(ReflexObject *self, SockObject *sock) {
 /* A socket that was just made, in the ring behind the slots of the journal: switch/journal.py. */
 static void note_birth(Py_buffer *journal, uint64_t cookie, uint64_t what) {
     if (journal->len >= BIRTHS_AT + (Py_ssize_t)((1 + BIRTHS) * sizeof(uint64_t[2]))) {
-        uint64_t(*ring)[2] = (uint64_t(*)[2])(void *)((char *)journal->buf + BIRTHS_AT);
+        uint64_t (*ring)[2] = (uint64_t (*)[2])(void *)((char *)journal->buf + BIRTHS_AT);
         uint64_t *entry = ring[1 + ring[0][0]++ % BIRTHS];
         entry[0] = cookie;
         entry[1] = what;

@@ -232,8 +232,7 @@ PyType_Spec route_spec = {
 
 #define DICTIONARIES(X)                                                                                                \
     X(apps)                                                                                                            \
-    X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held)         \
-        X(crowd)
+    X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd)
 #define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
