@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "keeper+control": ("keeper", "control"),
 }
 PATIENCE = 60.0  # seconds for the daemon to be whole again
+APPS = 3  # two servers and a client
 _MARKS = {"switch": "appswitch.switch", "control": "appswitch.control", "keeper": "keeper/__main__.py"}
 
 
@@ -114,6 +115,24 @@ def whole(node: Node) -> bool:
     return False
 
 
+def kept(node: Node) -> bool:
+    """Whether there is a keeper that has what our apps need: until then the switch must not die as well."""
+    with contextlib.suppress(OSError, KeyError):
+        keeper = processes(node.run_dir)["keeper"]
+        links = [str(entry.readlink()) for entry in Path(f"/proc/{keeper}/fd").iterdir()]
+        return links.count("anon_inode:seccomp notify") >= APPS
+    return False
+
+
+def wait_kept(node: Node) -> None:
+    """Raises BenchError."""
+    end = time.monotonic() + PATIENCE
+    while not kept(node):
+        if time.monotonic() > end:
+            raise BenchError(f"no keeper after {PATIENCE:g} s: {processes(node.run_dir)}")
+        time.sleep(0.02)
+
+
 def wait_whole(node: Node) -> None:
     """Raises BenchError."""
     end = time.monotonic() + PATIENCE
@@ -183,6 +202,7 @@ def measure(
                 kind = chance.choice(kinds)
                 injected.append((kind, time.monotonic()))
                 _kill(node, KINDS[kind])
+                wait_kept(node)
                 if chance.random() < 0.7:  # else the next one comes while its successor is starting
                     wait_whole(node)
             wait_whole(node)

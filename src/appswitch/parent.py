@@ -46,6 +46,11 @@ def _stand_by(keeper: socket.socket) -> list[tuple[str, int]]:
         found += zip(text.decode().split(":"), fds, strict=True)
 
 
+def has_keeper() -> bool:
+    """Whether a keeper has started us: not where a service manager, or somebody by hand, did so."""
+    return bool(notify_address() and os.environ.get("AX_KEEPER_PID"))
+
+
 def notify_address() -> str:
     """Of ``$NOTIFY_SOCKET``, as socket(2) wants it; empty: nobody is told anything."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -74,7 +79,7 @@ def start_keeper() -> int:
 
     Not where a service manager does so. posix_spawn(3) does not copy our memory, and hardly takes time. Its pid, or 0.
     """
-    if os.environ.get(MANAGED) or not os.environ.get("AX_RUN_DIR"):
+    if os.environ.get(MANAGED) or not (has_keeper() and os.environ.get("AX_RUN_DIR")):
         return 0
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper", "__main__.py")
     ours = {"NOTIFY_SOCKET", "AX_KEEPER_PID", "AX_CLEAN"}

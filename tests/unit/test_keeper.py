@@ -324,6 +324,46 @@ def test_what_a_killed_daemon_left_is_swept(run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "rest.sock").exists()
 
 
+def _succeed(first: Any, run: Any, monkeypatch: pytest.MonkeyPatch, variable: str, **plans: Any) -> Any:
+    """Kill a keeper, and start another one in its place."""
+    first.process.kill()
+    first.process.wait()
+    (first.notes.parent / "out").unlink()
+    monkeypatch.setenv(variable, "1")
+    second = run(**plans)
+    monkeypatch.delenv(variable)
+    return second
+
+
+def test_who_runs_is_taken_over(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a keeper that they started, as by one that somebody else starts; who has died is started again."""
+    first = run(switch=[READY], control=[READY])
+    first.wait_ready()
+    switch, control = first.seen("switch")["pid"], first.seen("control")["pid"]
+    first.kill("control")
+    first.seen("control", 2)
+    second = _succeed(first, run, monkeypatch, "AX_ADOPT", switch=[READY], control=[READY])
+    second.wait_said(f"took over switch, which runs (pid {switch})")
+    assert not (second.notes / "switch.2.json").exists()
+    assert str(control) not in (second.directory / "children").read_text()
+    os.kill(switch, signal.SIGKILL)
+    second.wait_said("switch has ended; starting it again")
+    second.seen("switch", 2)
+    assert second.stop() == 0
+    assert second.seen("switch", 2)["signals"] == ["SIGTERM"]
+    assert second.seen("control", 2)["signals"] == ["SIGTERM"], "it was taken over as well, and ended"
+
+
+def test_who_runs_is_ended_if_it_is_to_be_forgotten(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(switch=[READY], control=[READY])
+    first.wait_ready()
+    switch = first.seen("switch")["pid"]
+    second = _succeed(first, run, monkeypatch, "AX_CLEAN", switch=[READY], control=[READY])
+    second.wait_ready()
+    assert place.started(switch) == ""
+    assert second.seen("switch", 2)["pid"] != switch
+
+
 def test_runs_by_its_path_with_nothing_of_ours() -> None:
     """As `ax daemon` runs it: isolated, without site-packages."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AX_")}

@@ -183,7 +183,7 @@ def register(parsed: Parsed, request: dict[str, Any]) -> Any:
         try:
             return rest.request(sock, "POST", "/v1/apps", request)
         except rest.DaemonDownError:  # it ended just now, perhaps because nobody had needed it for a while
-            if last or not start:
+            if last or not (start or locate.alive(directory)):
                 raise
         except rest.RefusedError as err:
             if last or err.slug != "stopping":

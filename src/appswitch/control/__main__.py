@@ -47,9 +47,9 @@ class Control:
         self.server = server.Server(create(self.parts))
         self.dns: Dns | None = None
 
-    async def run(self, keeping: Keeping) -> None:
+    async def run(self, keeping: Keeping | None = None) -> None:
         """Until SIGTERM or SIGINT. Raises server.ListenError, StoreError."""
-        self.keeping = keeping
+        self.keeping = keeping or Keeping()
         self.resources.load()  # before anybody can ask, or the switch is told
         try:
             await self._serve()
@@ -87,6 +87,8 @@ class Control:
             try:
                 await self.server.serve(sockets)
             finally:
+                if not self.settings.keeper:  # else it outlives us
+                    path.unlink(missing_ok=True)
                 for task in helpers:
                     task.cancel()
 
@@ -139,8 +141,10 @@ class Control:
         await idle.until_idle(self.link, self.settings.idle_exit)
         _log.info("no app for a while: the daemon ends", seconds=self.settings.idle_exit)
         self.registry.stopping = True
-        keeper = parent.keeper_pid() if self.settings.keeper else 0  # 0: control was started by hand
-        if keeper:
+        keeper = parent.keeper_pid()
+        if not keeper and self.settings.keeper == os.getppid():
+            keeper = self.settings.keeper
+        if keeper and self.settings.keeper:  # else control was started by hand
             with contextlib.suppress(ProcessLookupError):
                 os.kill(keeper, signal.SIGTERM)
         else:

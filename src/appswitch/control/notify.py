@@ -43,12 +43,12 @@ class Keeping:
 
     def ready(self, status: str) -> None:
         """Control serves."""
-        self._said = f"READY=1\nX_APPSWITCH_SERVING=1\nSTATUS={status}"
+        self._said = f"READY=1\nSTATUS={status}\nX_APPSWITCH_SERVING=1"
         tell(self._said)
 
     async def run(self) -> None:
         """See to it that there is a keeper. Never returns; cancel it."""
-        if not parent.notify_address():
+        if not parent.has_keeper():
             await asyncio.Event().wait()
         while True:
             pidfd = parent.watch_keeper()

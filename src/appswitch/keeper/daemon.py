@@ -102,7 +102,11 @@ class Keeper:
     def _begin(self, adopting: bool, kept: Sequence[tuple[str, str, int]]) -> None:
         """A daemon that is new, or was here before us: its processes may run, or our manager has what they stored."""
         clean = os.environ.pop("AX_CLEAN", "0") == "1" and not adopting
-        running = {} if clean else place.read_roster(self.directory)
+        running = place.read_roster(self.directory)
+        if clean:
+            for pid in running.values():
+                _kill(pid)
+            running = {}
         if clean and os.environ.get("AX_STATE_DIR"):
             place.remove(os.environ["AX_STATE_DIR"], place.STATE)
         if clean or not (running or kept):
@@ -348,6 +352,17 @@ class Keeper:
         with contextlib.suppress(OSError, ValueError):
             print(line, flush=True)
         self.upstream.tell(f"READY=1\nSTATUS={line}")
+
+
+def _kill(pid: int) -> None:
+    """A process of a daemon that is to be forgotten, and wait for its end."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], GRACE)
+        finally:
+            os.close(pidfd)
 
 
 def _signal_pipe() -> socket.socket:

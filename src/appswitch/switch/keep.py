@@ -106,7 +106,7 @@ class Keep:
 
     def watch(self) -> None:
         """Notice when the keeper dies."""
-        if self._address:
+        if parent.has_keeper():
             self._pidfd = parent.watch_keeper()
             if self._pidfd < 0:
                 self._on_death()

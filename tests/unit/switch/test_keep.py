@@ -132,6 +132,7 @@ def test_another_keeper_is_told_everything_again(
     started = list[int]()
     monkeypatch.setattr(parent, "start_keeper", lambda: started.append(1) or 0)
     monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("AX_KEEPER_PID", "1")
     (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
     dies = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     (tmp_path / "daemon.pid").write_text(f"{dies.pid}\n")
