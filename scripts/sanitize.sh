@@ -20,6 +20,9 @@ for name in launch:launcher splice:splicer; do
     "$compiler" "${flags[@]}" "native/${name#*:}.c" -o "$place/appswitch/_bin/ax-${name%:*}"
 done
 
+for made in "$place"/appswitch/_kernel.abi3.so "$place"/appswitch/_bin/ax-*; do
+    grep -q __asan_report "$made" || { echo "sanitize: $made is not instrumented" >&2; exit 1; }
+done
 .venv/bin/python -m compileall -q "$place/appswitch"
 
 # The module is loaded by a Python that is not instrumented, so the runtime has to be there before it: each Python of ours becomes

@@ -106,11 +106,11 @@ def ip6(addresses: Addresses) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that leaves a descriptor, a network namespace, or an entry in a daemon's tables behind fails."""
     before = leaks.Before()
     yield
-    left = before.left()
+    left = before.left(request.node.funcargs.clear)
     assert not left, "left behind:\n" + "\n".join(left)
 
 

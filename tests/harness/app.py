@@ -86,7 +86,10 @@ class App:
         return self._kept[path] if path in self._kept else path.read_text(errors="replace")
 
     def close(self) -> None:
-        """Take the files away; what was in them stays readable."""
+        """Take the files away; what was in them stays readable. Nobody writes to it any more either."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
         for path in (self.stdout_path, self.stderr_path):
             self._kept[path] = self._read(path)
         shutil.rmtree(self._files, ignore_errors=True)

@@ -53,6 +53,8 @@ class Daemon:
             os.chown(self.run_dir, user.uid, user.gid)
         self._extra = dict(env or {})
         self.app: App | None = None
+        self.uses = 0  # commands that were run on it, and requests that change something
+        self.sizes_then: tuple[int, dict[str, int]] | None = None  # after so many uses: see `leaks`
         self.strict = True  # a test that breaks the daemon on purpose turns the checks at the end off
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ class Daemon:
 
     def command(self, *arguments: str) -> list[str]:
         """The words of an ``ax`` command."""
+        self.uses += 1
         python = self.user.python if self.user else sys.executable
         return [python, "-m", "appswitch.cli", *arguments]
 
@@ -300,6 +303,7 @@ class Daemon:
     def rest(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """A request over the daemon's Unix socket: status and decoded JSON (None when there is none)."""
         connection = _UnixConnection(str(self.run_dir / "rest.sock"))
+        self.uses += method != "GET"
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, None if body is None else json.dumps(body), headers)

@@ -63,9 +63,7 @@ def test_texts_are_for_people(name: str) -> None:
     wrong = []
     for where, found, _, text in ALL:
         if found == name and text:
-            bad = (
-                OURS.search(text) or text.endswith(".") or len(text) < 8 or (text[0].isupper() and text[1:2].islower())
-            )
+            bad = OURS.search(text) or text.endswith(".") or (text[0].isupper() and text[1:2].islower())
             wrong += [f"{where}: {text!r}"] if bad else []
     assert not wrong, "\n".join(wrong)
 

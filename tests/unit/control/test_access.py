@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.unit.control.conftest import Connect
 
 from appswitch.control.access import Caller, Peer, caller
 from appswitch.control.problems import ProblemError
@@ -92,3 +93,11 @@ def test_tcp_with_a_token_where_there_is_none() -> None:
 def test_a_token_is_not_needed_on_the_unix_socket(daemon_of: object) -> None:
     daemon_of(0)  # type: ignore[operator]
     assert caller(Peer(1, 1000, 1000), "Bearer wrong", TOKEN).uid == 1000
+
+
+@pytest.mark.parametrize("what", ["check", "dump"])
+async def test_only_administrators_look_behind_the_scenes(connect: Connect, as_root_daemon: None, what: str) -> None:
+    for client in (connect(uid=1000), connect()):
+        answer = await client.get(f"/v1/debug/{what}")
+        assert answer.status_code == 403, answer.text
+        assert "administrators" in answer.json()["detail"]
