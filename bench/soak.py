@@ -41,6 +41,7 @@ def main() -> int:
     begun = time.monotonic()
     with Programs() as programs, Node() as node:
         soak = Soak(programs, node)
+        soak.warm_up()
         before = soak.state()
         if options.registrations:
             soak.registrations(options.registrations)
@@ -89,6 +90,12 @@ class Soak:
         return state | {name: int(status["stats"][name]) for name in tables}
 
     # -- what is done
+
+    def warm_up(self) -> None:
+        """One app, for what is made when it is needed first and stays."""
+        with ExitStack() as stack:
+            self._pair(stack).ask("pace 20 1")
+        self.settle(dict.fromkeys(self.state(), 0) | {"switch descriptors": 1 << 30})
 
     def registrations(self, count: int) -> None:
         """Over one connection, one after the other, each with a name and so an address of the pools."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 
+AT_ONCE = 64  # backends outside that may fail within one call, while others wait
+
+
 class Dial:
     """What a connection has tried, and what is left. Keeps the balancer's accounts."""
 
@@ -113,14 +116,18 @@ class Dialled:
         self.ends = Ends(client_app, 0, source, dial.verdict.to)
 
     def start(self, tcp: Fd, family: int) -> tuple[int, bytes]:
-        """See `connecting.Target`."""
+        """See `connecting.Target`. Where so many fail at once, one after the other, so would the rest: no network."""
         upstream = self._dial.current
-        while upstream is not None:
+        for _ in range(AT_ONCE):
+            if upstream is None:
+                break
             error, where = self._begin(tcp, family, upstream)
             if error in (0, errno.EINPROGRESS):
                 return error, where
             self._dial.failed(error)
             upstream = self._dial.next()
+        if upstream is not None:
+            self._dial.busy()  # it has not been tried, and is not to count as pending
         return self._dial.error, b""
 
     def again(self, tcp: Fd, family: int, error: int) -> bytes | None:

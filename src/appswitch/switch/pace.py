@@ -11,7 +11,10 @@ SHARE = 10  # times as long as it has taken, until it may be done again
 
 
 class Pace:
-    """Looks at the clock when it is done: `due` once more after ``least`` seconds, or `SHARE` times what it took."""
+    """Looks at the clock when it is done: `due` once more after ``least`` seconds, or `SHARE` times what it took.
+
+    That is processor time: what others of the host take of it is not what apps wait for because of us.
+    """
 
     def __init__(self, least: float) -> None:
         self.pause = least  # seconds
@@ -29,18 +32,18 @@ class Pace:
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
         """Around doing it."""
-        self.at = began = time.monotonic()
+        self.at, began = time.monotonic(), time.thread_time()
         self.pause = self._least
         try:
             yield
         finally:
-            self.pause = max(self._least, SHARE * (time.monotonic() - began))
+            self.pause = max(self._least, SHARE * (time.thread_time() - began))
 
     @contextlib.contextmanager
     def continued(self) -> Iterator[None]:
         """Around the rest of it, if it is not done in one go."""
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             yield
         finally:
-            self.pause += SHARE * (time.monotonic() - began)
+            self.pause += SHARE * (time.thread_time() - began)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import select
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.switch import bind
-from appswitch.switch.loop import Loop
+from appswitch.switch.loop import Loop, Timer
 from appswitch.switch.pace import Pace
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import LISTENING, Socket
@@ -29,6 +30,7 @@ SLICE, APART = 256, 0.005  # how many are forgotten in one go; seconds until the
 LISTENERS = 64  # that are looked at in one go: each is a system call
 SOON = 0.05  # seconds after the end of an app in which others may end: one look will do for all
 LATEST = 2.0  # seconds after which it begins however long the last one took: control waits for 5
+ASKED = 5  # times as soon for who has asked
 LOOKS = 3  # sock_diag may leave a socket out of a list while others come and go, but hardly three times
 MIN_GROWTH = 2000  # sockets made since the last sweep before another one is worth its time
 ALL_STATES, TIME_WAIT_STATE = 0xFFF, 1 << 6
@@ -45,7 +47,7 @@ class Sweep:
         self._probe = _kernel.socket(AF_UNIX, _DGRAM | _NONBLOCK, 0)
         self._at = MIN_GROWTH  # how many sockets there have to be until they are looked at
         self._pace = Pace(SOON)
-        self._scheduled = False
+        self._timer: Timer | None = None  # of the next look at all sockets
         self._look: _Look | None = None
         self._waiting: list[Callable[[], None]] = []
         self._passes = Pace(0.0)  # the timer's own pace is enough where there are few
@@ -107,20 +109,25 @@ class Sweep:
 
     def soon(self) -> None:
         """Something has ended that may have had sockets."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._switch.loop.after(max(SOON, min(self._pace.left(), LATEST)), self._begin)
+        self._within(max(SOON, min(self._pace.left(), LATEST)))
 
     def then(self, function: Callable[[], None]) -> None:
         """Call it when those that are gone now are forgotten."""
         self._waiting.append(function)
-        self.soon()
+        self._within(min(self._pace.left() / ASKED, LATEST))
+
+    def _within(self, seconds: float) -> None:
+        if self._timer is not None:
+            if self._timer.at <= time.monotonic() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = self._switch.loop.after(seconds, self._begin)
 
     def _begin(self) -> None:
+        self._timer = None
         if self._look is not None:  # that began before somebody asked for another one
-            self._switch.loop.after(SOON, self._begin)
+            self._within(APART)
             return
-        self._scheduled = False
         waiting, self._waiting = self._waiting, []
         known = self._switch.sockets
         with self._pace.timed():

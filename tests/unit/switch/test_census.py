@@ -184,7 +184,7 @@ def test_a_count_that_takes_long_is_good_for_longer(
     census: Census, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+    monkeypatch.setattr(pace.time, "thread_time", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
     census.refresh(100.0)
     assert kernel.asked == 1
     census.refresh(census._pace.at + pace.SHARE - 0.1)

@@ -16,6 +16,7 @@ from appswitch._kernel import Fd
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.resources import BackendSpec, Limits, Outlier, Policy, Selector
+from appswitch.switch import dial as module
 from appswitch.switch.dial import Dial, Dialled, living
 
 TO = "10.9.0.1:80"
@@ -187,6 +188,19 @@ def test_over_tcp_nobody_is_there(fake: FakeSwitch) -> None:
     tcp = Fd(socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK).detach())
     assert connect(fake, dial(fake, closed(), closed()), tcp)[0] == errno.ECONNREFUSED
     tcp.close()
+
+
+def test_where_very_many_fail_at_once_the_rest_is_not_tried(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    tried: list[bytes] = []
+    monkeypatch.setattr(_kernel, "connect", lambda _fd, where: (tried.append(where), errno.ENETUNREACH)[1])
+    one = dial(fake, *(f"192.0.2.{number}:80" for number in range(1, 9)))
+    target = Dialled(fake, one, address("10.0.0.1:40000"), 1)  # type: ignore[arg-type] # a switch
+    assert one.next()
+    tcp = _kernel.socket(AF_INET, socket.SOCK_STREAM, 0)
+    assert target.start(tcp, AF_INET) == (errno.ENETUNREACH, b"")
+    assert len(tried) == len(set(tried)) == 3
+    assert not any(one.balancer.pending(address(f"192.0.2.{number}:80")) for number in range(1, 9))
 
 
 def test_patience_is_for_who_has_somebody_else(fake: FakeSwitch) -> None:
