@@ -281,7 +281,8 @@ def _result(
     long: list[tuple[str, float, float]] = []
     for one in told:
         made.update(one["made"])
-        long += [row for row in one["long"] if not row[0].startswith("backlog")]  # these wait on purpose
+        # The first wait on purpose; a resolver that has lost its question asks again after five seconds of its own.
+        long += [row for row in one["long"] if not row[0].startswith(("backlog", "names"))]
         for kind, errors in one["failed"].items():
             if errors:
                 failed.setdefault(kind, []).extend(errors)

@@ -51,6 +51,14 @@ def has_keeper() -> bool:
     return bool(notify_address() and os.environ.get("AX_KEEPER_PID"))
 
 
+def has_daemon() -> bool:
+    """Whether there is still a daemon to belong to: a keeper that is killed leaves its pid file.
+
+    Where that is gone somebody has removed the run directory, or the daemon has ended; nobody will need us again.
+    """
+    return bool(os.environ.get(MANAGED)) or os.path.exists(os.path.join(os.environ.get("AX_RUN_DIR", ""), "daemon.pid"))
+
+
 def notify_address() -> str:
     """Of ``$NOTIFY_SOCKET``, as socket(2) wants it; empty: nobody is told anything."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -79,7 +87,9 @@ def start_keeper() -> int:
 
     Not where a service manager does so. posix_spawn(3) does not copy our memory, and hardly takes time. Its pid, or 0.
     """
-    if os.environ.get(MANAGED) or not (has_keeper() and os.environ.get("AX_RUN_DIR")):
+    if os.environ.get(MANAGED) or not has_keeper():
+        return 0
+    if not has_daemon():
         return 0
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper", "__main__.py")
     ours = {"NOTIFY_SOCKET", "AX_KEEPER_PID", "AX_CLEAN"}

@@ -109,7 +109,11 @@ def test_nothing_is_lost_under_load() -> None:
     """A short look; `make faults` is the long one."""
     result = faults.measure(4, ("switch", "control", "keeper", "both"), seed=3, longest=0.4, commands=False)
     print(result.text())
-    assert result.ok, result.text()
+    # A stranger's connection may be in the switch's hands when that is killed: docs/resilience.md.
+    in_hand = {kind for kind in result.failed if kind.startswith("exposed port")}
+    assert not result.changed, result.text()
+    assert result.failed.keys() <= in_hand, result.text()
+    assert sum(len(result.failed[kind]) for kind in in_hand) <= 2 * result.faults.total(), result.text()
 
 
 def test_a_keeper_that_is_killed_is_succeeded(world: Switched) -> None:

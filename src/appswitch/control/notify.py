@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -63,6 +64,9 @@ class Keeping:
         looks = 0
         while True:
             if looks % 250 == 0:
+                if not parent.has_daemon():
+                    os.kill(os.getpid(), signal.SIGTERM)  # an orderly end
+                    await asyncio.Event().wait()
                 pid = parent.start_keeper()
                 self._started += [pid] if pid else []
             looks += 1

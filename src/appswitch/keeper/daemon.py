@@ -58,6 +58,8 @@ class Keeper:
         if adopting:
             os.chdir("/")  # we were started where the switch works
         if before is None:
+            if adopting and not os.path.exists(os.path.join(self.directory, "daemon.pid")):
+                raise KeeperError(f"there was no daemon in {self.directory}")
             place.prepare_directory(self.directory)
             self.lock = self._lock(adopting)
         else:
@@ -138,7 +140,7 @@ class Keeper:
         else:
             self._sweep()
             place.remove_sockets(os.path.join(self.directory, "s"))
-        place.remove(self.directory, (place.ROSTER, "daemon.pid"))
+        place.remove(self.directory, (place.ROSTER, *(["daemon.pid"] if self._has_directory() else [])))
         os.close(self.lock)
 
     def _sweep(self) -> None:
@@ -247,6 +249,10 @@ class Keeper:
             log("error", f"{child.name} could not start ({how(code)})")
             self.stop(1)
             return
+        if not self._has_directory():
+            log("error", f"{self.directory} is gone, and {child.name} {how(code)}: the daemon ends")
+            self.stop(1)
+            return
         now = time.monotonic()
         if self.upgrades.ended(child):
             child.start_at = now
@@ -258,6 +264,13 @@ class Keeper:
             return
         log("warning", f"{child.name} {how(code)}; starting it again" + (f" in {delay:.1f} s" if delay else ""))
         child.start_at = now + delay
+
+    def _has_directory(self) -> bool:
+        """Whether the run directory is still ours: somebody may have removed it, and nobody would find us again."""
+        try:
+            return os.path.samestat(os.fstat(self.lock), os.stat(os.path.join(self.directory, "daemon.pid")))
+        except OSError:
+            return False
 
     def stop(self, status: int) -> None:
         """End the children, then the daemon, with this status."""

@@ -123,6 +123,9 @@ class Keep:
         self._start_another()
 
     def _start_another(self) -> None:
+        if not parent.has_daemon():
+            self._loop.stop()
+            return
         pid = parent.start_keeper()
         if pid:
             self._started.append(pid)
