@@ -29,7 +29,6 @@ from appswitch.switch import (
     parking,
     peeking,
     relay,
-    report,
     strays,
 )
 from appswitch.switch.apps import App
@@ -38,6 +37,7 @@ from appswitch.switch.descriptors import Reserve, share
 from appswitch.switch.doors import Doors
 from appswitch.switch.parking import Parking
 from appswitch.switch.peeking import Peeking
+from appswitch.switch.pending import Phase
 
 LIMIT = 400  # descriptors that we may have, in some of these tests
 
@@ -139,7 +139,7 @@ def test_doors_of_one_app(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doors, "INSIDE", 2)
     gates: Any = Named(judges=False)
     ports = [range(21000, 21100)]
-    one = Doors(fake.loop, ports, lambda _: None, lambda _: None, lambda _: None, gates)
+    one = Doors(fake.loop, ports, lambda _: None, lambda _: None, lambda _: None, gates, fake.keeping)
     greedy, other = fake.app(1, "10.0.0.1"), fake.app(2, "10.0.0.2")
     services = [fake.listen(greedy, 80 + number) for number in range(3)]
     opened = [one.inside(service, AF_INET) for service in services]
@@ -220,20 +220,20 @@ def test_connections_that_wait_for_a_service(fake: FakeSwitch, monkeypatch: pyte
 def test_what_a_proxy_may_be_behind(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    place: Any = Named(failed=lambda *_: None, left=lambda _guest: None, answered=lambda *_: True)
+    place: Any = Named(failed=lambda *_: None, left=lambda _guest: None, taken=lambda *_: None)
     one = guest.Guest(fake, place, ours)  # type: ignore[arg-type] # a switch
     monkeypatch.setattr(guest, "UNANSWERED", 3)
     monkeypatch.setattr(guest, "UNSENT", 2)
     monkeypatch.setattr(guest, "TAKEN", 2)
-    pending: Any = Named(timer=None)
+    pending: Any = Named(phase=Phase.SENT, settled=lambda: None)
     assert not one.full
     one.pending = dict.fromkeys(range(3), pending)
     assert one.full, "it has not answered"
     for number in range(3):
-        one._verdict(Named(connection=number))  # type: ignore[arg-type] # a verdict
+        one._received(number)
     assert (one.active, list(one._taken)) == (2, [1, 2]), "of one that never tells of an end, the oldest are forgotten"
     assert not one.full
-    one._unsent.update({1: (b"", ()), 2: (b"", ())})
+    one._unsent.extend((b"", b""))
     assert one.full, "it does not read"
     one.close()
     theirs.close()
@@ -285,21 +285,6 @@ def test_what_control_may_be_behind(fake: FakeSwitch, monkeypatch: pytest.Monkey
     assert closed == [peer], "or control is cut off, and comes again for everything"
     assert not peer._pending
     theirs.close()
-
-
-def test_lines_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, lines = [100.0], list[dict[str, object]]()
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    log = report.Log(as_json=True)
-    monkeypatch.setattr(log, "_write", lambda _event, fields: lines.append(fields))
-    for _ in range(10 * report.LOG_BURST):
-        log("x")
-    assert len(lines) == report.LOG_BURST
-    now[0] += 1.0
-    for _ in range(1000):
-        log("x")
-    assert len(lines) == report.LOG_BURST + report.LOG_RATE
-    assert lines[report.LOG_BURST] == {"dropped_before": 9 * report.LOG_BURST}
 
 
 def test_a_socket_of_ours_is_not_taken_for_another(fake: FakeSwitch) -> None:

@@ -59,7 +59,7 @@ def test_no_bell_is_rung_for_what_was_taken_meanwhile(fake: FakeSwitch, monkeypa
 
 def test_nothing_is_kept_of_connections_that_have_arrived(fake: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
     gates: Any = Named(judges=False)
-    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates)
+    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates, fake.keeping)
     monkeypatch.setattr(module, "EXPECTED_LIMIT", 3)
     link = Connection(1, 2, address("10.0.0.1:4000"), address("10.0.0.2:80"))
     door = address("127.0.0.1:40000")
@@ -71,8 +71,8 @@ def test_nothing_is_kept_of_connections_that_have_arrived(fake: FakeSwitch, monk
         doors.expect(address(f"127.0.0.1:{port}"), door, link)
     assert sources() == [3, 1, 4], "of those that are on their way the oldest is forgotten"
     for port in (3, 1):
-        assert doors._arrived((address(f"127.0.0.1:{port}"), door)) == link
-    assert doors._arrived((address("127.0.0.1:3"), door)) is None
+        assert doors._forget((address(f"127.0.0.1:{port}"), door)) == link
+    assert doors._forget((address("127.0.0.1:3"), door)) is None
     assert sources() == [4]
     assert [source.port for source, _ in doors._by_client[1]] == [4]
     doors.forget_client(1)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.switch.fake import FakeSwitch
 
-from appswitch import _kernel
 from appswitch.address import Address
-from appswitch.delegate import messages
 from appswitch.delegate.errors import Reason
 from appswitch.delegate.metadata import MAX_CHAIN, Metadata
 from appswitch.resources import Proxy
@@ -22,7 +18,7 @@ from appswitch.routing.route import REFUSED, Delegate, Flow
 from appswitch.switch import endpoint as module
 from appswitch.switch.endpoint import Endpoint
 from appswitch.switch.gates import stranger
-from appswitch.switch.guest import Guest, Pending
+from appswitch.switch.guest import Pending
 from appswitch.switch.held import Held
 
 TO = Address(b"\x0a\1\0\1", 80)
@@ -71,7 +67,7 @@ def test_users_do_not_lock_administrators_out(endpoint: Endpoint, monkeypatch: p
 
 class _Peer:
     def __init__(self, uid: int) -> None:
-        self.uid, self.pid, self.refusals = uid, 1, list[Reason]()
+        self.uid, self.pid, self.idle, self.refusals = uid, 1, False, list[Reason]()
 
     def refuse(self, reason: Reason, _detail: str) -> None:
         self.refusals.append(reason)
@@ -92,40 +88,3 @@ def test_who_cannot_be_handed_on_goes_on_directly(endpoint: Endpoint, wanted: st
     endpoint._hand_on(pending, "mine", wanted)
     (after,) = endpoint._switch.holding.flows  # type: ignore[attr-defined]
     assert after.direct
-
-
-def test_what_is_answered_too_late_is_taken_back_alone(fake: FakeSwitch) -> None:
-    """The proxy does not read; one connection's time is over, and the others stay where they are in the queue."""
-    late: list[Pending] = []
-    switch: Any = fake
-    place = SimpleNamespace(failed=lambda _name, one: late.append(one), left=lambda _guest: None)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    guest = Guest(switch, place, ours)  # type: ignore[arg-type] # an endpoint
-    metadata = Metadata(connection=0, direction="client", source=TO, destination=TO, proxy="mine")
-    waiting: list[int] = []
-    for number in range(1, 2000):
-        file = _kernel.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
-        guest.pending[number] = Pending(file, None, None)  # type: ignore[arg-type] # nobody looks at them
-        guest.hand_over(number, metadata, [file])
-        waiting = [one for one in guest._unsent if one > 0]
-        if len(waiting) == 3:
-            break
-    guest.post(messages.Taken(7))
-    guest.too_late(waiting[1])
-    assert [one.fd.fileno() >= 0 for one in late] == [True], "its descriptor is another's from now on"
-    assert [one for one in guest._unsent if one > 0] == [waiting[0], waiting[2]]
-    theirs.setblocking(False)
-    received = 0
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            packet, numbers, _, _ = socket.recv_fds(theirs, 1 << 16, 8)
-            guest._flush()
-            received += 1
-            for one in numbers:
-                socket.close(one)
-    assert not guest._unsent
-    assert received == waiting[2], "all but one, and what was said at last"
-    assert packet == messages.encode(messages.Taken(7))
-    guest.close()
-    theirs.close()

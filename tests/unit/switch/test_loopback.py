@@ -25,7 +25,7 @@ fake = FakeSwitch()
 with tempfile.TemporaryDirectory() as place:
     os.chdir(place)
     lobby, waiting = Lobby(fake.loop), Waiting(fake)
-    doors = Doors(fake.loop, [range(40000, 40010)], None, None, lambda _: None, Named(judges=False))
+    doors = Doors(fake.loop, [range(40000, 40010)], None, None, lambda _: None, Named(judges=False), fake.keeping)
     service = fake.listen(fake.app(1, "10.0.0.1"), 80)
     door = doors.inside(service, AF_INET6)
     places = {"lobby": lobby.address(AF_INET6), "room": waiting._room(AF_INET6), "door": door}

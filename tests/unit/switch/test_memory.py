@@ -14,7 +14,7 @@ from appswitch.switch.memory import SIZE, ArrivalNote, GuestNote, Memory, Socket
 
 BOUND = SocketNote(77, 1, 2, True, 0, options=((6, 1, b"\1\0\0\0"),), bound=Address(b"\x7f\0\0\1", 80), reuseaddr=True)
 COMING = ArrivalNote(Address(b"abcd", 1), Address(b"efgh", 2), 3, 4, Address(b"ijkl", 5), Address(b"mnop", 6))
-WAITING = GuestNote(Address(b"abcd", 1), 1, 2, b"raw", 3, 4, 5, Address(b"efgh", 6), bytes(4), 7.5, 8.5)
+WAITING = GuestNote(Address(b"abcd", 1), 1, 2, b"raw", 3, 4, 5, Address(b"efgh", 6), bytes(4), (None, "x"), 7.5, 8.5)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from appswitch.address import Address
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.switch import sweep as module
 from appswitch.switch.bind import claim
+from appswitch.switch.memory import Memory, fresh_memory
 from appswitch.switch.services import Services
 from appswitch.switch.sockets import LISTENING, Socket, Sockets
 from appswitch.switch.sweep import Sweep
@@ -27,8 +28,8 @@ def switch(fake: FakeSwitch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Real tables of sockets and services; nothing may ask for a list on a call's way."""
     monkeypatch.chdir(tmp_path)
     one: Any = fake
-    one.sockets = Sockets({}, {})
-    one.services = Services(fake.table, one.sockets)
+    one.sockets = Sockets({}, {}, Memory(fresh_memory()))
+    one.services = Services(fake.table, one.sockets, {})
     one.close_service = one.services.close
     one.sweep = Sweep(one)
     monkeypatch.setattr(_kernel, "dump_unix", lambda *_: pytest.fail("a list of all Unix sockets"))
@@ -92,7 +93,7 @@ def test_what_has_gone_is_forgotten_and_what_is_there_is_not(switch: Any) -> Non
     living = {_kernel.cookie(one.fileno()) for one in kept}
     known = switch.sockets
     for cookie in [*living, *range(1 << 60, (1 << 60) + 3 * module.SLICE)]:
-        known.by_cookie[cookie] = Socket(cookie, app, AF_INET, unix=True)
+        known.by_cookie[cookie] = Socket(cookie, app, AF_INET, unix=cookie not in living)
     known.born[1 << 61] = 2
     sizes: list[int] = []
     pipe = os.pipe()

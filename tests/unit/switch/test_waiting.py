@@ -158,8 +158,8 @@ def test_who_waits_is_looked_at_some_at_a_time(fake: FakeSwitch, room: Room, mon
     room.come()
     fake.run(lambda: len(turns) == 1)
     assert len(room.waiting) >= 3, "not all of them in one go"
-    room.waiting._on_change()
-    room.waiting._on_change()
+    room.waiting.look_again()
+    room.waiting.look_again()
     fake.run(lambda: len(fake.holding.settled) == 5 and room.waiting._round is None)
     assert turns[-1] == 0
     assert all(one - other <= 2 for one, other in itertools.pairwise(turns))
