@@ -266,3 +266,5 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
         return decoder.decode(body)
     except RecursionError:  # lists in lists in lists, where a field is skipped
         raise msgspec.DecodeError("nested too deeply") from None
+    except UnicodeDecodeError as problem:  # which msgspec lets through
+        raise msgspec.DecodeError(f"text that is none: {problem.reason}") from None

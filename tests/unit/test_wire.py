@@ -130,3 +130,8 @@ def test_times_are_finite(seconds: float) -> None:
     for message in (wire.Register(1, APP, bytes(32), seconds), wire.Permit(1, 7, "a.example", (), seconds)):
         with pytest.raises(msgspec.ValidationError):
             wire.decode_to_switch(wire.frame(message)[4:])
+
+
+def test_text_that_is_none_is_refused() -> None:
+    with pytest.raises(msgspec.MsgspecError, match="text"):
+        wire.decode_to_switch(b"\x83\xa4type\xa5Query\xa3seq\x01\xa4what\xa3a\xa3\xff")
