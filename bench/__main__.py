@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import os
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -180,5 +182,10 @@ def _different(one: machine.Machine, other: machine.Machine) -> str:
     return ", ".join(name for name in fields if getattr(one, name) != getattr(other, name))
 
 
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)  # daemons and namespaces go, as with Ctrl-C
     sys.exit(main())

@@ -6,14 +6,12 @@ import argparse
 import contextlib
 import datetime as dt
 import os
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
@@ -72,7 +70,6 @@ def run(options: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
         return 2
     rounds, seconds = (2, 0.5) if options.quick else (options.rounds, options.seconds)
-    signal.signal(signal.SIGTERM, _end)  # everything that was made goes, as with Ctrl-C
     began = time.monotonic()
     described = machine.describe()
     measured: list[Figure] = []
@@ -145,10 +142,6 @@ def stages_of(variants: Sequence[Variant], not_run: list[NotRun]) -> Iterator[di
             except (UnavailableError, BenchError) as problem:
                 not_run.append(NotRun(one.name, str(problem), failed=isinstance(problem, BenchError)))
         yield stages
-
-
-def _end(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _with_versions(described: machine.Machine) -> machine.Machine:
