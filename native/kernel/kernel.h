@@ -102,9 +102,10 @@ typedef struct {
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
     PyObject *held, *crowd;
-    PyObject *on_arrival, *on_left, *on_hold, *on_bytes;
+    PyObject *on_arrival, *on_left, *on_hold, *on_bytes, *on_set;
     int most_held, most_by_app;
-    char ticking; /* T_BOOL: somebody looks at what is held, and for how long */
+    char ticking;   /* T_BOOL: somebody looks at what is held, and for how long */
+    char succeeded; /* T_BOOL: an earlier switch has noted what it knew of connections, and Python has the notes */
 } ReflexObject;
 
 extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;

@@ -560,7 +560,7 @@ enum { UP = 1, BOUND = 2, HALF_CLOSED = 4 };
 static SockObject *recall(ReflexObject *self, int listener, int fd, uint64_t cookie) {
     struct ends ends;
     PyObject *app = look_up(self->apps, (uint64_t)listener);
-    if (app == NULL || read_ends(self, fd, &ends) <= 0 || ends.parent == NULL) {
+    if (app == NULL || self->succeeded || read_ends(self, fd, &ends) <= 0 || ends.parent == NULL) {
         return NULL;
     }
     struct sockaddr_un peer;
@@ -612,7 +612,8 @@ static struct question question_of(const SockObject *sock, const struct seccomp_
                              .value = value};
 }
 
-static int serve_set_option(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n) {
+static int serve_set_option(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n,
+                            PyObject **event) {
     int fd, value;
     SockObject *sock;
     if ((int)n->data.args[4] != sizeof value || PyDict_Size(self->steps) == 0) {
@@ -633,7 +634,7 @@ static int serve_set_option(PyObject *module, ReflexObject *self, int listener, 
     }
     replace(&sock->options, PyTuple_GetItem(step, 1));
     reply_value(listener, n->id, 0, 0);
-    return 1;
+    return question.state & UP ? 1 : then(event, self->on_set, (PyObject *)sock, NULL);
 }
 
 /* SO_ORIGINAL_DST of a connection that was led here: where its client wanted to go. */
@@ -737,7 +738,8 @@ static int serve_steady(PyObject *module, ReflexObject *self, int listener, cons
 
 /* `event` is what Python has to do after a call that was answered: (on_arrival, service), there is a connection for
  * whoever waits in accept(2); (on_left, service, (Fd, peer, errno)), one could not be handed over; (on_hold,), one is
- * held, and nobody looks at the time. */
+ * held, and nobody looks at the time; (on_set, socket), an option that still matters was set: of a connection it is
+ * only ever read back. */
 int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
            Py_buffer *journal, PyObject **event) {
     int call = 0;
@@ -764,7 +766,7 @@ int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tc
         status = serve_get_option(module, self, listener, n);
         break;
     case SETSOCKOPT:
-        status = serve_set_option(module, self, listener, n);
+        status = serve_set_option(module, self, listener, n, event);
         break;
     case SENDTO:
     case SENDMSG:

@@ -233,7 +233,7 @@ PyType_Spec route_spec = {
 #define DICTIONARIES(X)                                                                                                \
     X(apps)                                                                                                            \
     X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd)
-#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes)
+#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes) X(on_set)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
                                               "getpeername", "getsockopt", "setsockopt", "sendto",  "sendmsg"};
@@ -321,6 +321,7 @@ static PyMemberDef reflex_members[] = {
             {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
     {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},
     {"ticking", T_BOOL, offsetof(ReflexObject, ticking), 0, NULL},
+    {"succeeded", T_BOOL, offsetof(ReflexObject, succeeded), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -141,6 +141,7 @@ class Switch:
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
         self.holding = Holding(self)
         loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
+        loop.reflex.on_set = self.sockets.keep
         loop.reflex.on_left = lambda service, left: accept.left(self, service, left)
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)

@@ -41,6 +41,7 @@ def restore(switch: Switch, journal: Journal) -> None:
         # Made, and not used since: of one that was, its name or a note tells.
         if cookie in unix and not unix[cookie][1] and cookie not in switch.sockets.by_cookie:
             switch.sockets.born[cookie] = what
+    switch.loop.reflex.succeeded = bool(switch.sockets.noted)
     _restore_services(switch)
     _restore_datagrams(switch)
     switch.doors.drop_kept()
