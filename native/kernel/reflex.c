@@ -421,12 +421,9 @@ static int serve_accept(PyObject *module, ReflexObject *self, int listener, cons
         if (number == INT_MIN && left == NULL) {
             status = -1;
         } else if (number == INT_MIN && PyLong_AsLong(PyTuple_GetItem(left, 2)) != 0) {
-            int error = (int)PyLong_AsLong(PyTuple_GetItem(left, 2));
-            if (error != ENOENT) {
-                reply_value(listener, n->id, 0, error);
-            }
-            status = then(event, self->on_left, service, left); /* not to be lost */
-            left = NULL;
+            /* Not to be lost: Python puts it back and rings, and then replies. */
+            *event = Py_BuildValue("(OOOiK)", self->on_left, service, left, listener, (unsigned long long)n->id);
+            status = *event == NULL ? -1 : 1;
             number = 0;
         } else if (number == -EAGAIN) {
             status = fcntl(fd, F_GETFL) & O_NONBLOCK ? 1 : 0; /* one that waits is Python's */

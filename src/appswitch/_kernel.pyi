@@ -88,7 +88,8 @@ class Reflex:
     ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does
     succeeded: bool  # there is more to know of accepted connections than the kernel tells: see switch/memory.py
     on_arrival: Callable[[Any], None]  # a service has a connection, and somebody may wait in accept(2)
-    on_left: Callable[[Any, tuple[Fd, bytes, int]], None]  # a service's connection could not be handed over
+    on_left: Callable[[Any, tuple[Fd, bytes, int], int, int], None]  # a service's connection could not be handed over;
+    # the notifier's number and the id of the call, which has no reply yet
     on_hold: Callable[[], None]
     on_set: Callable[[Any], None]  # an option of a socket that is not connected was set
     on_bytes: Callable[[int, list[Any], bytes | int], None]  # number, entry, what is there or -errno

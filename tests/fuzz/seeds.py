@@ -67,7 +67,10 @@ SEEDS: dict[str, list[bytes]] = {
                 messages.Done(1, 2, 3),
                 messages.Offer(FULL),
                 messages.Welcome(3),
-                messages.Handover(SMALL),
+                messages.Ask(SMALL),
+                messages.Handover(4),
+                messages.Received(4),
+                messages.Withdrawn(5, messages.Reason.TIMEOUT),
                 messages.Taken(4),
             )
         ),

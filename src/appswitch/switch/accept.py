@@ -70,13 +70,17 @@ def arrived(switch: Switch, service: Service) -> None:
         wake(switch, service)
 
 
-def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int]) -> None:
-    """`_kernel.Reflex` has taken a connection that could not be handed over: it stays the next one of the service."""
-    connection, raw, _ = taken
+def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int], listener: int, id: int) -> None:
+    """`_kernel.Reflex` has taken a connection that could not be handed over: it stays the next one of the service.
+
+    The caller, if it is still there, gets its errno when others may see that there is one.
+    """
+    connection, raw, error = taken
     link = naming.parse_connection(sockaddr.unix_name(raw))
     if link is not None and service.id in switch.services.by_id:
         service.returned.append(Arrival(connection, link.client, link.server, unix=True))
         switch.doors.ring(service)
+    _kernel.reply(listener, id, 0, error)
 
 
 def purge(switch: Switch, service: Service) -> None:

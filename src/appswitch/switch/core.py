@@ -142,7 +142,7 @@ class Switch:
         self.holding = Holding(self)
         loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
         loop.reflex.on_set = self.sockets.keep
-        loop.reflex.on_left = lambda service, left: accept.left(self, service, left)
+        loop.reflex.on_left = lambda service, left, *call: accept.left(self, service, left, *call)
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)
         self.census = Census(self)

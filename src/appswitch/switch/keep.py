@@ -50,7 +50,7 @@ class Keep:
         self._queue: deque[tuple[str, Fd | None]] = deque()
         self._kept: dict[str, list[tuple[str, Fd]]] = {}  # by name: what is said with it
         self._said: list[str] = []  # READY=1 and so on, which a new keeper has to hear as well
-        self._pidfd = -1
+        self._pidfd: Fd | None = None
         self._started: list[int] = []  # keepers
         if self._address:
             self._connect()
@@ -107,8 +107,9 @@ class Keep:
     def watch(self) -> None:
         """Notice when the keeper dies."""
         if parent.has_keeper():
-            self._pidfd = parent.watch_keeper()
-            if self._pidfd < 0:
+            number = parent.watch_keeper()
+            self._pidfd = Fd(number) if number >= 0 else None
+            if self._pidfd is None:
                 self._on_death()
             else:
                 self._loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_death())
@@ -116,10 +117,10 @@ class Keep:
     # The keeper dies, and another one comes
 
     def _on_death(self) -> None:
-        if self._pidfd >= 0:
+        if self._pidfd is not None:
             self._loop.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+            self._pidfd.close()
+            self._pidfd = None
         self._start_another()
 
     def _start_another(self) -> None:

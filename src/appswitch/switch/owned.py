@@ -14,9 +14,9 @@ from appswitch._kernel import Fd
 BATCH = 2000  # objects that are looked at in one go
 _LEAVES = (str, bytes, int, float, type, ModuleType, type(None))
 _HOLDERS = (Fd, socket.socket, select.epoll)
-# The kernel's names of what is held without a descriptor's number anywhere: mmap(2)s of the journal, and in
+# The kernel's names of what is held without a descriptor's number anywhere: mmap(2)s of journal and memory, and in
 # native/kernel/netns.c our own network namespace.
-_UNNUMBERED = ("/memfd:appswitch-journal", "net:[")
+_UNNUMBERED = ("/memfd:appswitch-journal", "/memfd:appswitch-memory", "net:[")
 _STANDARD = 3
 
 
