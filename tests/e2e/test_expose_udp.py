@@ -116,7 +116,7 @@ def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
         words = (PYTHON, UDP, "serve", "0.0.0.0", "7000", "one")
         refused = apps.run(*words, options=["--expose", "7000:7004/udp"], status=1)
         assert "Address already in use" in refused.stderr
-        said = "cannot expose .*host=0.0.0.0:7004 protocol=udp +error=EADDRINUSE +hint=.*ss -tulpn"
+        said = "cannot expose .*host=0.0.0.0:7004 +protocol=udp +error=EADDRINUSE +hint=.*ss -tulpn"
         wait_until(lambda: re.search(said, apps.daemon.output), lambda: f"{said!r} in the log of\n{apps.daemon.app}")
         assert owner.running()
 

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appswitch import keeper
+from appswitch.keeper.daemon import Keeper
+from appswitch.keeper.notify import NotifySocket
 
 PID = 2**22 + 1  # no process has it
 
@@ -30,11 +31,11 @@ class Held:
     """A keeper with one child that never runs, in this process."""
 
     def __init__(self, directory: Path) -> None:
-        self.keeper = keeper.Keeper(str(directory), {"toy": ["/bin/true"]})
+        self.keeper = Keeper(str(directory), {"toy": ["/bin/true"]})
         (self.child,) = self.keeper.children
         self.child.pid, self.child.pidfd = PID, -1
         self.keeper.epoll = select.epoll()
-        self.keeper.notify = keeper.NotifySocket(str(directory / "notify.sock"))
+        self.keeper.notify = NotifySocket(str(directory / "notify.sock"))
         self._others: list[Any] = []
 
     def file(self, kind: str) -> int:
@@ -85,7 +86,7 @@ def test_whatever_a_child_says(tmp_path: Path, messages: list[tuple[str, list[st
             stored = [fd for _, fd in store.entries]
             assert len(set(stored)) == len(stored)
             assert all(map(is_open, stored))
-            assert store._bytes == sum(len(name) + 1 for name, _ in store.entries) <= keeper.MAX_NAMES
+            assert store.names == sum(len(name) + 1 for name, _ in store.entries)
             for name, _ in store.entries:
                 assert ":" not in name
                 assert name.isprintable()

@@ -163,8 +163,9 @@ def test_another_keeper_is_told_everything_again(
     loop.run()
     assert heard == ["READY=1", "FDNAME=spec-00000abc", "FDNAME=app-00000abc", "FDNAME=door-2-inside"]
     assert started == [1]
+    assert keep._pidfd is not None
     loop.unwatch(keep._pidfd)
-    os.close(keep._pidfd)
+    keep._pidfd.close()
     successor[0].socket.close()
 
 
