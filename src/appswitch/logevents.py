@@ -24,6 +24,9 @@ SWITCH = {
     # what became of apps' calls
     "denied": Event("info", "`ax policy test` tells why; `ax flows` shows every decision"),
     "would be denied": Event("info", "a dry run: without it the policy would deny this"),
+    "a connection cannot be handed over": Event(
+        "warning", "the proxy's link is broken or descriptors are short; it goes on as the proxy's onFailure says"
+    ),
     "attach refused": Event(
         "warning", "run the program again; if it stays so, look for an old `ax` on that user's PATH (`ax version`)"
     ),

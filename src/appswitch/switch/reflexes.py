@@ -109,6 +109,8 @@ class Reflexes:
 
     def _add(self, sock: Socket, raw: bytes, route: Route, settle: Callable[[int], None]) -> None:
         key = _route.pack(sock.app.listener.fileno(), sock.family) + raw
+        if key in self._routes:  # with accounts that are not settled yet; it holds, or it would have been forgotten
+            return
         if len(self._routes) >= LIMIT:
             self.settle()
             own = [one for one in self._routes if one[:_LISTENER] == key[:_LISTENER]]

@@ -110,7 +110,6 @@ def test_ends_that_are_hard_to_tell_apart(given_: list[Seen], others: list[End])
 @given(connections(st.sampled_from(PLAIN + OUTSIDE)))
 def test_widened_networks_allow_no_less(given_: list[Seen]) -> None:
     learned = learn.learn(given_, widen={4: 24, 6: 64})
-    assert len(learned.policies) <= len(learn.learn(given_).policies)
     world = World(learned.policies)
     for one in given_:
         assert world.allows(one.client, one.server, one.port, one.protocol)

@@ -632,7 +632,7 @@ async def test_no_app_id(connect: Connect, appid: str) -> None:
 async def test_own_mistakes_are_problems_too(connect: Connect, parts: Parts) -> None:
     parts.registry.link.apps = None  # type: ignore[assignment]
     said = problem(await connect(uid=0).get("/v1/apps"), "internal")
-    assert "log" in said["detail"]
+    assert "ax debug dump" in said["detail"]
 
 
 async def test_openapi(connect: Connect) -> None:
