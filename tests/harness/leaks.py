@@ -43,6 +43,9 @@ class Before:
             return
         forget()
         gc.collect()
+        # What lingers or is no socket other threads close, where the watch of native/kernel/patience.c is on.
+        with contextlib.suppress(DeadlineError):
+            wait_until(lambda: not _descriptors() - self._descriptors, "", PATIENCE)
         for number, link in sorted(_descriptors() - self._descriptors):
             yield f"descriptor {number} of the tests' own process: {link}"
 
