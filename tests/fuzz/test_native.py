@@ -33,7 +33,6 @@ FUNCTIONS = {
     if isinstance(one, ast.FunctionDef)
 }
 NOT_HERE = {
-    "watch_over",
     "signal_fd",  # blocks every signal of this process
     "wait",  # has a test of its own
     "watch_over",  # from then on other threads close some descriptors, at their time
