@@ -1,7 +1,7 @@
 """What is known of sockets and cannot be asked of the kernel, by socket cookie.
 
 Never by (pid, fd): dup, fork, exec and SCM_RIGHTS then need no care. An entry is a memory, not an owner: the socket
-is the app's, and when sock_diag no longer lists its cookie the entry goes (`core.Switch.sweep_sockets`). An entry that
+is the app's, and when sock_diag no longer lists its cookie the entry goes (switch/sweep.py). An entry that
 is missing is made again from what the kernel knows, and from what an earlier switch has noted (switch/memory.py).
 """
 
