@@ -154,8 +154,3 @@ TABLE: tuple[Syscall, ...] = (
 # Network calls of the 32-bit interface (arch/x86/entry/syscalls/syscall_32.tbl): socketcall, socket..shutdown,
 # io_uring.
 I386_REFUSED: tuple[tuple[int, int], ...] = ((102, 102), (359, 359), (361, 373), (337, 337), (345, 345), (425, 427))
-
-
-def number_of(name: str, arch: str) -> int:
-    """The number of a call in the table. Raises KeyError."""
-    return {row.name: row.number(arch) or 0 for row in TABLE}[name]

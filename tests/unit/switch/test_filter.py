@@ -9,7 +9,7 @@ import pytest
 
 from appswitch.kernel import bpf
 from appswitch.switch import filter as seccomp
-from appswitch.switch.syscalls import AARCH64, TABLE, X86_64, Syscall, number_of
+from appswitch.switch.syscalls import AARCH64, TABLE, X86_64, Syscall
 
 ARCHES = (X86_64, AARCH64)
 AUDIT = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
@@ -41,7 +41,7 @@ def run(arch: str, nr: int, *arguments: int, audit: int | None = None) -> int:
 
 
 def call(arch: str, name: str, *arguments: int) -> int:
-    return run(arch, number_of(name, arch), *arguments)
+    return run(arch, {row.name: row.number(arch) or 0 for row in TABLE}[name], *arguments)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appswitch.switch.dispatch import HANDLERS
-from appswitch.switch.syscalls import AARCH64, TABLE, X86_64, number_of
+from appswitch.switch.syscalls import AARCH64, TABLE, X86_64
 
 HEADERS = {
     X86_64: ("/usr/include/asm/unistd_64.h", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -73,10 +73,3 @@ def test_a_row_has_a_handler_or_an_error() -> None:
 
 def test_every_handler_is_there_and_has_a_row() -> None:
     assert {row.handler for row in TABLE if row.handler} == set(HANDLERS)
-
-
-def test_number_of() -> None:
-    assert number_of("connect", X86_64) == 42
-    assert number_of("connect", AARCH64) == 203
-    with pytest.raises(KeyError):
-        number_of("read", X86_64)
