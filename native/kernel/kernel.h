@@ -47,7 +47,7 @@
 #define KCMP_EPOLL_TFD_TYPE 7
 
 struct module_state {
-    PyTypeObject *fd_type, *sock_type, *ports_type, *route_type, *reflex_type;
+    PyTypeObject *fd_type, *sock_type, *parked_type, *ports_type, *route_type, *reflex_type;
 };
 
 /* An owned descriptor: see fd.c. `foreign`: somebody else has the file, too, and may have any file. */
@@ -62,10 +62,18 @@ typedef struct {
     PyObject_HEAD long long cookie;
     PyObject *app, *bound, *options, *link, *parent;
     int family, phase, answered, service;
+    int led;                         /* its record in the journal: see LEDS */
     char unix_file, named, accepted; /* T_BOOL */
 } SockObject;
 
 enum phase { NEW, LISTENING, CONNECTING, FINISHING, CONNECTED }; /* as switch/sockets.py has them */
+
+/* A call that waits: the part of switch/parking.py that `wait` works with, too. See sock.c. */
+typedef struct {
+    PyObject_HEAD PyObject *call, *service, *fd; /* of an accept(2) that waits without an end: its service; else None */
+    int flags, slot;
+    char done; /* T_BOOL: it was answered, and its thread has made no other call that waits */
+} ParkedObject;
 
 /* The ports that an app's connections come from, one after the other. See sock.c. */
 typedef struct {
@@ -77,8 +85,11 @@ typedef struct {
  * held there until its first bytes have come, `limit` of them at most. See sock.c. */
 typedef struct {
     PyObject_HEAD PyObject *targets, *ports, *lobby, *app;
+    PyObject *names, *decided; /* with a lobby: of the attributes that matter, and routes by their values */
     int limit;
-    unsigned long long used;
+    char drawn; /* T_BOOL: each target as likely as any; else by turns */
+    uint64_t turn;
+    unsigned long long *counts; /* how often each target was taken, since somebody asked */
 } RouteObject;
 
 /* What is answered without a decision: see reflex.c. */
@@ -101,14 +112,16 @@ typedef struct {
     unsigned long long served[CALLS];
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
-    PyObject *held, *crowd;
-    PyObject *on_arrival, *on_left, *on_hold, *on_bytes, *on_set;
+    PyObject *held, *crowd, *parked;
+    PyObject *on_arrival, *on_left, *on_wait, *on_hold, *on_bytes, *on_refused, *on_set;
+    uint64_t dice;
+    int *free_led, free_leds, next_led; /* records that were given back, and the first that never was taken */
     int most_held, most_by_app;
     char ticking;   /* T_BOOL: somebody looks at what is held, and for how long */
     char succeeded; /* T_BOOL: an earlier switch has noted what it knew of connections, and Python has the notes */
 } ReflexObject;
 
-extern PyType_Spec fd_spec, sock_spec, ports_spec, route_spec, reflex_spec;
+extern PyType_Spec fd_spec, sock_spec, parked_spec, ports_spec, route_spec, reflex_spec;
 
 #define ARGS PyObject *module, PyObject *const *args, Py_ssize_t nargs
 
@@ -160,7 +173,9 @@ int ports_take(PortsObject *ports);
 int reply_value(int listener, uint64_t id, int64_t value, int error);
 int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
            Py_buffer *journal, PyObject **event);
-PyObject *first_bytes(PyObject *module, ReflexObject *self, int fd);
+PyObject *first_bytes(PyObject *module, ReflexObject *self, int epoll, int fd, Py_buffer *journal);
+PyObject *tuple_of_call(int fd, const struct seccomp_notif *n);
+PyObject *read_request(const char *data, Py_ssize_t size);
 
 /* What the abstract name of a connecting socket says behind its magic, in hexadecimal, as switch/naming.py makes it:
  * network byte order, no padding. */
@@ -197,5 +212,12 @@ int accept_given(PyObject *module, int listener, uint64_t id, int tid, int fd, i
 #define BIRTHS_AT (8192 * 80)
 #define BIRTHS 4096
 #define BORN_TCP 0x80 /* in an entry of it: a TCP socket */
+
+/* Behind it: which held connections were led to which service without Python, by the cookies of both ends. */
+struct led {
+    uint64_t client, server, service;
+};
+#define LEDS_AT (BIRTHS_AT + (1 + BIRTHS) * 16)
+#define LEDS 32768 /* the first is none */
 
 #endif

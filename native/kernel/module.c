@@ -19,11 +19,9 @@ static int module_exec(PyObject *module) {
     const struct {
         PyTypeObject **type;
         PyType_Spec *spec;
-    } types[] = {{&state->fd_type, &fd_spec},
-                 {&state->sock_type, &sock_spec},
-                 {&state->ports_type, &ports_spec},
-                 {&state->route_type, &route_spec},
-                 {&state->reflex_type, &reflex_spec}};
+    } types[] = {{&state->fd_type, &fd_spec},         {&state->sock_type, &sock_spec},
+                 {&state->parked_type, &parked_spec}, {&state->ports_type, &ports_spec},
+                 {&state->route_type, &route_spec},   {&state->reflex_type, &reflex_spec}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
         if (*types[i].type == NULL || PyModule_AddType(module, *types[i].type) < 0) {
@@ -52,6 +50,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     struct module_state *state = state_of(module);
     Py_VISIT(state->fd_type);
     Py_VISIT(state->sock_type);
+    Py_VISIT(state->parked_type);
     Py_VISIT(state->ports_type);
     Py_VISIT(state->route_type);
     Py_VISIT(state->reflex_type);
@@ -62,6 +61,7 @@ static int module_clear(PyObject *module) {
     struct module_state *state = state_of(module);
     Py_CLEAR(state->fd_type);
     Py_CLEAR(state->sock_type);
+    Py_CLEAR(state->parked_type);
     Py_CLEAR(state->ports_type);
     Py_CLEAR(state->route_type);
     Py_CLEAR(state->reflex_type);

@@ -30,6 +30,13 @@ static PyObject *tuple_of(const uint64_t *values, Py_ssize_t count) {
     return tuple;
 }
 
+/* (fd, id, tid, nr, six arguments) */
+PyObject *tuple_of_call(int fd, const struct seccomp_notif *n) {
+    return tuple_of((uint64_t[]){(uint64_t)fd, n->id, n->pid, (uint64_t)n->data.nr, n->data.args[0], n->data.args[1],
+                                 n->data.args[2], n->data.args[3], n->data.args[4], n->data.args[5]},
+                    10);
+}
+
 /* The kernel writes a notification straight into slot 0 of the journal: were it copied there afterwards, a switch that
  * is killed in between would leave nobody who knows of the call. It has to be zero before: seccomp_unotify(2). */
 static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *journal) {
@@ -63,7 +70,7 @@ static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *jo
     }
     ReflexObject *self = (ReflexObject *)args[3];
     if (event.data.u64 & HELD) {
-        return first_bytes(module, self, (int)(event.data.u64 & ~HELD));
+        return first_bytes(module, self, epoll, (int)(event.data.u64 & ~HELD), journal);
     }
     if (!(event.data.u64 & NOTIFIER)) {
         return tuple_of((uint64_t[]){event.data.u64, event.events}, 2);
@@ -86,9 +93,7 @@ static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *jo
     if (served > 0) {
         Py_RETURN_NONE;
     }
-    return tuple_of((uint64_t[]){(uint64_t)fd, n->id, n->pid, (uint64_t)n->data.nr, n->data.args[0], n->data.args[1],
-                                 n->data.args[2], n->data.args[3], n->data.args[4], n->data.args[5]},
-                    10);
+    return tuple_of_call(fd, n);
 }
 
 /* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same

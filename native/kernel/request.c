@@ -134,17 +134,9 @@ static int read_authority(struct text authority, PyObject *found) {
     return put(found, "http.authority", authority) < 0 || put(found, "http.host", name) < 0 ? -1 : 1;
 }
 
-/* http_request(data): the attributes that routing.l7.http1 finds in the head of a request; None where that must look.
- */
-PyObject *k_http_request(ARGS) {
-    struct text rest, line, method, path, query, version, authority = {NULL, 0};
-    char *data;
-    Py_ssize_t size;
-    (void)module;
-    if (arity("http_request", nargs, 1) < 0 || as_bytes(args[0], &data, &size) < 0) {
-        return NULL;
-    }
-    rest = (struct text){data, size};
+/* The attributes that routing.l7.http1 finds in the head of a request; None where that must look. */
+PyObject *read_request(const char *data, Py_ssize_t size) {
+    struct text rest = {data, size}, line, method, path, query, version, authority = {NULL, 0};
     if (!next_line(&rest, &line) || !read_request_line(line, &method, &path, &query, &version)) {
         Py_RETURN_NONE;
     }
@@ -170,4 +162,15 @@ PyObject *k_http_request(ARGS) {
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+/* http_request(data): see read_request. */
+PyObject *k_http_request(ARGS) {
+    char *data;
+    Py_ssize_t size;
+    (void)module;
+    if (arity("http_request", nargs, 1) < 0 || as_bytes(args[0], &data, &size) < 0) {
+        return NULL;
+    }
+    return read_request(data, size);
 }

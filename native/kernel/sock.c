@@ -1,6 +1,7 @@
 /* The objects that `wait` and Python share: sockets, ports, routes, and what is known of them all. See _kernel.pyi. */
 #include "kernel.h"
 #include <structmember.h>
+#include <sys/random.h>
 
 static void free_object(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
@@ -55,13 +56,21 @@ static void sock_dealloc(PyObject *self) {
 #define SOCK(name, kind, field) {name, kind, offsetof(SockObject, field), 0, NULL}
 
 static PyMemberDef sock_members[] = {
-    SOCK("cookie", T_LONGLONG, cookie), SOCK("app", T_OBJECT, app),
-    SOCK("family", T_INT, family),      SOCK("unix", T_BOOL, unix_file),
-    SOCK("phase", T_INT, phase),        SOCK("bound", T_OBJECT, bound),
-    SOCK("options", T_OBJECT, options), SOCK("named", T_BOOL, named),
-    SOCK("link", T_OBJECT, link),       SOCK("parent", T_OBJECT, parent),
-    SOCK("accepted", T_BOOL, accepted), SOCK("answered", T_INT, answered),
-    SOCK("service", T_INT, service),    {NULL, 0, 0, 0, NULL},
+    SOCK("cookie", T_LONGLONG, cookie),
+    SOCK("app", T_OBJECT, app),
+    SOCK("family", T_INT, family),
+    SOCK("unix", T_BOOL, unix_file),
+    SOCK("phase", T_INT, phase),
+    SOCK("bound", T_OBJECT, bound),
+    SOCK("options", T_OBJECT, options),
+    SOCK("named", T_BOOL, named),
+    SOCK("link", T_OBJECT, link),
+    SOCK("parent", T_OBJECT, parent),
+    SOCK("accepted", T_BOOL, accepted),
+    SOCK("answered", T_INT, answered),
+    SOCK("service", T_INT, service),
+    SOCK("led", T_INT, led),
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot sock_slots[] = {
@@ -79,6 +88,68 @@ PyType_Spec sock_spec = {
     .basicsize = sizeof(SockObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = sock_slots,
+};
+
+/* -- Parked */
+
+static int parked_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    ParkedObject *self = (ParkedObject *)object;
+    static char *names[] = {"call", "fd", "service", "flags", NULL};
+    PyObject *call, *fd, *service = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|Oi:Parked", names, &call, &fd, &service, &self->flags)) {
+        return -1;
+    }
+    self->call = Py_NewRef(call);
+    self->fd = Py_NewRef(fd);
+    self->service = Py_NewRef(service);
+    return 0;
+}
+
+static int parked_traverse(PyObject *object, visitproc visit, void *arg) {
+    ParkedObject *self = (ParkedObject *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->call);
+    Py_VISIT(self->service);
+    return 0;
+}
+
+static int parked_clear(PyObject *object) {
+    ParkedObject *self = (ParkedObject *)object;
+    Py_CLEAR(self->call);
+    Py_CLEAR(self->service);
+    Py_CLEAR(self->fd);
+    return 0;
+}
+
+static void parked_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    parked_clear(self);
+    free_object(self);
+}
+
+#define PARKED(name, kind, field) {name, kind, offsetof(ParkedObject, field), 0, NULL}
+
+static PyMemberDef parked_members[] = {
+    PARKED("call", T_OBJECT, call), PARKED("fd", T_OBJECT, fd),  PARKED("service", T_OBJECT, service),
+    PARKED("flags", T_INT, flags),  PARKED("slot", T_INT, slot), PARKED("done", T_BOOL, done),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot parked_slots[] = {
+    {Py_tp_doc, "A call that waits."},
+    {Py_tp_init, parked_init},
+    {Py_tp_traverse, parked_traverse},
+    {Py_tp_clear, parked_clear},
+    {Py_tp_dealloc, parked_dealloc},
+    {Py_tp_members, parked_members},
+    {0, NULL},
+};
+
+PyType_Spec parked_spec = {
+    .name = "appswitch._kernel.Parked",
+    .basicsize = sizeof(ParkedObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = parked_slots,
 };
 
 /* -- Ports */
@@ -163,10 +234,15 @@ PyType_Spec ports_spec = {
 
 static int route_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     RouteObject *self = (RouteObject *)object;
-    static char *names[] = {"targets", "ports", "lobby", "app", "limit", NULL};
-    PyObject *targets, *ports, *lobby = NULL, *app = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|OOi:Route", names, &PyTuple_Type, &targets, &ports, &lobby,
-                                     &app, &self->limit)) {
+    static char *keywords[] = {"targets", "ports", "drawn", "lobby", "app", "limit", "names", NULL};
+    PyObject *targets, *ports, *lobby = NULL, *app = Py_None, *names = NULL;
+    int drawn = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|pOOiO!:Route", keywords, &PyTuple_Type, &targets, &ports,
+                                     &drawn, &lobby, &app, &self->limit, &PyTuple_Type, &names)) {
+        return -1;
+    }
+    if (PyTuple_Size(targets) == 0) {
+        PyErr_SetString(PyExc_ValueError, "a route leads somewhere");
         return -1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_Size(targets); i++) {
@@ -182,13 +258,48 @@ static int route_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->ports = Py_NewRef(ports);
     self->lobby = Py_XNewRef(lobby);
     self->app = Py_NewRef(app);
-    return 0;
+    self->names = names == NULL ? PyTuple_New(0) : Py_NewRef(names);
+    self->decided = PyDict_New();
+    self->drawn = (char)drawn;
+    self->counts = PyMem_Calloc((size_t)PyTuple_Size(targets), sizeof *self->counts);
+    if (self->counts == NULL) {
+        PyErr_NoMemory();
+    }
+    return self->names == NULL || self->decided == NULL || self->counts == NULL ? -1 : 0;
+}
+
+/* How often each target was taken since the last time that somebody asked; None where none was. */
+static PyObject *route_take(PyObject *object, PyObject *unused) {
+    RouteObject *self = (RouteObject *)object;
+    Py_ssize_t count = PyTuple_Size(self->targets);
+    unsigned long long sum = 0;
+    (void)unused;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        sum += self->counts[i];
+    }
+    if (sum == 0) {
+        Py_RETURN_NONE;
+    }
+    PyObject *taken = PyTuple_New(count);
+    for (Py_ssize_t i = 0; taken != NULL && i < count; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(self->counts[i]);
+        if (number == NULL) {
+            Py_CLEAR(taken);
+        } else {
+            PyTuple_SetItem(taken, i, number); /* steals */
+        }
+    }
+    if (taken != NULL) {
+        memset(self->counts, 0, (size_t)count * sizeof *self->counts);
+    }
+    return taken;
 }
 
 static int route_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((RouteObject *)self)->targets);
     Py_VISIT(((RouteObject *)self)->ports);
+    Py_VISIT(((RouteObject *)self)->decided);
     return 0;
 }
 
@@ -197,17 +308,26 @@ static int route_clear(PyObject *self) {
     Py_CLEAR(((RouteObject *)self)->ports);
     Py_CLEAR(((RouteObject *)self)->lobby);
     Py_CLEAR(((RouteObject *)self)->app);
+    Py_CLEAR(((RouteObject *)self)->names);
+    Py_CLEAR(((RouteObject *)self)->decided);
     return 0;
 }
 
 static void route_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     route_clear(self);
+    PyMem_Free(((RouteObject *)self)->counts);
     free_object(self);
 }
 
+static PyMethodDef route_methods[] = {
+    {"take", route_take, METH_NOARGS, "How often each target was taken since the last call; None where none was."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyMemberDef route_members[] = {
-    {"used", T_ULONGLONG, offsetof(RouteObject, used), 0, NULL},
+    {"decided", T_OBJECT, offsetof(RouteObject, decided), READONLY, NULL},
+    {"names", T_OBJECT, offsetof(RouteObject, names), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -217,6 +337,7 @@ static PyType_Slot route_slots[] = {
     {Py_tp_traverse, route_traverse},
     {Py_tp_clear, route_clear},
     {Py_tp_dealloc, route_dealloc},
+    {Py_tp_methods, route_methods},
     {Py_tp_members, route_members},
     {0, NULL},
 };
@@ -232,8 +353,9 @@ PyType_Spec route_spec = {
 
 #define DICTIONARIES(X)                                                                                                \
     X(apps)                                                                                                            \
-    X(pidfds) X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd)
-#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_hold) X(on_bytes) X(on_set)
+    X(pidfds)                                                                                                          \
+    X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked)
+#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_set)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
                                               "getpeername", "getsockopt", "setsockopt", "sendto",  "sendmsg"};
@@ -261,6 +383,15 @@ static int reflex_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     DICTIONARIES(MAKE)
 #undef MAKE
     self->most_held = self->most_by_app = INT_MAX;
+    self->next_led = 1;
+    self->free_led = PyMem_Calloc(LEDS, sizeof *self->free_led);
+    if (self->free_led == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (getrandom(&self->dice, sizeof self->dice, GRND_NONBLOCK) != sizeof self->dice || self->dice == 0) {
+        self->dice = (uint64_t)getpid();
+    }
     return 0;
 }
 
@@ -303,10 +434,27 @@ static int reflex_clear(PyObject *object) {
 static void reflex_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     reflex_clear(self);
+    PyMem_Free(((ReflexObject *)self)->free_led);
     free_object(self);
 }
 
+/* give_back(led): a record of the journal may be used again. */
+static PyObject *reflex_give_back(PyObject *object, PyObject *number) {
+    ReflexObject *self = (ReflexObject *)object;
+    int led;
+    if (as_int(number, &led) < 0) {
+        return NULL;
+    }
+    if (led <= 0 || led >= self->next_led || self->free_leds >= LEDS) {
+        PyErr_SetString(PyExc_ValueError, "not a record that was taken");
+        return NULL;
+    }
+    self->free_led[self->free_leds++] = led;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef reflex_methods[] = {
+    {"give_back", reflex_give_back, METH_O, "A record of the journal may be used again."},
     {"served", reflex_served, METH_NOARGS, "How many calls were answered here, by name."},
     {NULL, NULL, 0, NULL},
 };

@@ -37,8 +37,21 @@ class Sock:
     accepted: bool  # by accept(2), else by connect(2)
     answered: int  # the thread whose bind(2) or connect(2) was answered with success
     service: int  # of a listening one
+    led: int  # its record in the journal, of one that `wait` has led to its service
 
     def __init__(self, cookie: int, app: object, family: int, unix: bool, options: object) -> None: ...
+
+class Parked:
+    """A call that waits: the part of `switch.parking.Parked` that `wait` works with, too."""
+
+    call: Any
+    fd: Fd  # a duplicate of the descriptor
+    service: object  # of an accept(2) that waits without an end; else None
+    flags: int  # of that
+    slot: int  # in the journal
+    done: bool  # it was answered by `wait`
+
+    def __init__(self, call: object, fd: Fd, service: object = None, flags: int = 0) -> None: ...
 
 class Ports:
     """The ports that an app's connections come from, one after the other: ``low`` to ``high``, from ``first`` on."""
@@ -48,22 +61,30 @@ class Ports:
         """The next one that is not in ``taken``; 0 when there is none."""
 
 class Route:
-    """Where connect(2) to an address leads: by turns to one of ``targets``, (rest of a name, path, service) each."""
+    """Where connect(2) to an address leads: to one of ``targets``, (rest of a name, path, service) each."""
 
-    used: int  # how often
+    names: tuple[str, ...]
+    decided: dict[tuple[str | None, ...], Any]  # routes of held connections, by the values of ``names``
 
     def __init__(
         self,
         targets: tuple[tuple[bytes, bytes, Any], ...],
         ports: Ports,
+        drawn: bool = False,
         lobby: Fd | None = None,
         app: int = 0,
         limit: int = 0,
+        names: tuple[str, ...] = (),
     ) -> None:
-        """With ``lobby``, the listener behind the target, its connections are held until first bytes have come.
+        """``drawn``: each target is as likely as any; else by turns.
 
-        ``limit`` is how many of these are looked at, ``app`` who makes them.
+        With ``lobby``, the listener behind the target, its connections are held until first bytes have come.
+        ``limit`` is how many of these are looked at, ``app`` who makes them, ``names`` those of the attributes that
+        say what becomes of them: where ``decided`` has a route for these, they are led there.
         """
+
+    def take(self) -> tuple[int, ...] | None:
+        """How often each target was taken since the last call; None where none was."""
 
 class Reflex:
     """What is known already, so that `wait` answers calls about it itself. Its dictionaries are for others to fill.
@@ -89,15 +110,23 @@ class Reflex:
     succeeded: bool  # there is more to know of accepted connections than the kernel tells: see switch/memory.py
     on_arrival: Callable[[Any], None]  # a service has a connection, and somebody may wait in accept(2)
     on_left: Callable[[Any, tuple[Fd, bytes, int], int, int], None]  # a service's connection could not be handed over;
-    # the notifier's number and the id of the call, which has no reply yet
+    # the notifier's number and the id of the call, which has no reply yet, or -1 and 0 where that one is parked
+    on_wait: Callable[[Any, Fd, int, tuple[int, ...]], None]  # a service, its listener, flags, and a call of accept(2)
+    # that finds nothing and may wait without an end
     on_hold: Callable[[], None]
     on_set: Callable[[Any], None]  # an option of a socket that is not connected was set
-    on_bytes: Callable[[int, list[Any], bytes | int], None]  # number, entry, what is there or -errno
+    on_bytes: Callable[[int, list[Any], bytes | int, Any], None]  # number, entry, what is there or -errno, attributes
+    on_refused: Callable[[Any, int, list[Any], bytes, Any], None]  # a parked call could not take a held connection, and
+    # was told so; then as for ``on_bytes``
+    parked: dict[int, Any]  # by the thread that waits
     steady: dict[int, bytes]  # the sockaddr to which a UDP socket's sends need no decision, by cookie
 
     def __init__(self, numbers: dict[str, int], sock: type[Sock], options: object) -> None: ...
     def served(self) -> dict[str, int]:
         """How many calls were answered, by name."""
+
+    def give_back(self, led: int, /) -> None:
+        """A record of the journal may be used again."""
 
 def wait(epoll: _Fd, milliseconds: int, journal: mmap.mmap, reflex: Reflex, /) -> tuple[Any, ...] | None:
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.

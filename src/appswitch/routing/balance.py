@@ -11,10 +11,10 @@ from collections.abc import Collection, Hashable, Iterable
 
 from appswitch.resources import LbType, Limits, Outlier
 from appswitch.routing.health import Health, Row
-from appswitch.routing.picking import PICKERS, Draw
+from appswitch.routing.picking import PICKERS, Draw, Plan
 from appswitch.routing.pools import NO_ROOM, Candidate, NoRoom, Pool, pool_of
 
-__all__ = ["NO_ROOM", "Balancer", "Candidate", "Draw", "NoRoom", "Row"]
+__all__ = ["NO_ROOM", "Balancer", "Candidate", "Draw", "NoRoom", "Plan", "Row"]
 
 VIEWS = 32  # tuples of candidates that are kept: clients with other labels see other backends
 
@@ -78,6 +78,17 @@ class Balancer:
         if chosen is None:
             return self._last_resort(candidates, draw, key, locality, exclude)
         return chosen
+
+    def plan(
+        self, candidates: tuple[Candidate, ...], *, now: float, key: bytes = b"", locality: str = ""
+    ) -> Plan | None:
+        """What `choose` will say of the same tuple until a backend fails; None: it has to be asked each time."""
+        if now >= self._health.next_return:
+            self._health.expire(now)
+        pool = self._pool(candidates, locality)
+        if self._health.ejected or self._health.limited or not isinstance(pool, Pool):
+            return None
+        return Plan(pool.usable) if len(pool.usable) == 1 else self._picker.plan(pool, key)
 
     def started(self, key: Hashable) -> None:
         """A connection to this backend is being made: it is pending."""

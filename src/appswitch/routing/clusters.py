@@ -102,6 +102,13 @@ class Cluster:
         return self.default
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the attributes that choose a route, or are hashed."""
+        matched = [name for route in self.routes for name in route.match]
+        hashed = [route.hash_on for route in self.routes if route.hash_on != "source"]
+        return tuple(dict.fromkeys(matched + hashed))
+
+    @property
     def default(self) -> Route:
         """For what no other route matches, and for who did not say anything in time."""
         return self.routes[-1]

@@ -62,12 +62,12 @@ class Record:
 class Health:
     """The records of all backends of one balancer. ``version`` changes when other backends are usable than before."""
 
-    __slots__ = ("_largest", "_limited", "_limits", "_outlier", "ejected", "full", "next_return", "records", "version")
+    __slots__ = ("_largest", "_limits", "_outlier", "ejected", "full", "limited", "next_return", "records", "version")
 
     def __init__(self, outlier: Outlier, limits: Limits) -> None:
         self._outlier = outlier
         self._limits = limits
-        self._limited = bool(limits.connections or limits.pending)
+        self.limited = bool(limits.connections or limits.pending)
         self._largest = 0  # set that was offered, lately: clients with other labels are offered others
         self.records: dict[Hashable, Record] = {}  # those that were offered last come last
         self.ejected: dict[Hashable, float] = {}  # until when
@@ -79,7 +79,7 @@ class Health:
         """Judge by these from now on. Who is ejected stays so for its time."""
         self._outlier = outlier
         self._limits = limits
-        self._limited = bool(limits.connections or limits.pending)
+        self.limited = bool(limits.connections or limits.pending)
         for key, record in self.records.items():
             self._weigh(key, record)
         self.version += 1
@@ -110,7 +110,7 @@ class Health:
         record = self._record(key)
         record.pending += 1
         record.total += 1
-        if self._limited:
+        if self.limited:
             self._weigh(key, record)
 
     def established(self, key: Hashable) -> None:
@@ -118,7 +118,7 @@ class Health:
         record = self._record(key)
         record.pending = max(0, record.pending - 1)
         record.active += 1
-        if self._limited:
+        if self.limited:
             self._weigh(key, record)
         self.succeeded(key)
 
@@ -127,7 +127,7 @@ class Health:
         record = self._record(key)
         record.total += number
         record.active += number
-        if self._limited:
+        if self.limited:
             self._weigh(key, record)
         self.succeeded(key)
 

@@ -5,8 +5,9 @@ So nothing is lost or favoured when pools change; what is derived from a pool (a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Hashable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from appswitch.resources import LbType
 from appswitch.routing.hashing import Maglev, Members, Ring, Table, digest, rendezvous
@@ -21,8 +22,22 @@ RECENT = 256  # choices in which each of them has been looked for: then no other
 STEPS = 256  # over unusable slots; who walks further has hardly anybody left to choose from
 
 
+PERIOD = 256  # choices after which Weighted begins anew; one that takes longer is made each time
+
+
+class Plan(NamedTuple):
+    """Choices made in advance: as good as picking each time, as long as the pool and its backends stay as they are."""
+
+    turns: tuple[Candidate, ...]
+    drawn: bool = False  # each as likely as any; else one after the other, again and again
+    took: Callable[[int], None] = lambda _number: None  # to be told how many connections went by it
+
+
 class Picker(Protocol):
     """An algorithm, with its state for one balancer."""
+
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """What it will pick; None where each choice depends on what became of those before."""
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """One of the pool's usable backends; None if all are excluded."""
@@ -32,6 +47,10 @@ class Random:
     """Each as likely as any."""
 
     __slots__ = ()
+
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """As `Picker`."""
+        return Plan(pool.usable, drawn=True)
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`."""
@@ -52,6 +71,17 @@ class RoundRobin:
 
     def __init__(self) -> None:
         self._turn = 0
+
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """As `Picker`."""
+        line = pool.memo
+        if not isinstance(line, _Line):
+            return None
+
+        def took(number: int) -> None:
+            self._turn = line.skip(number, self._turn)
+
+        return Plan(line.turns(), took=took)
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`. Excluded ones lose their turn: another attempt of the same connection had it."""
@@ -78,6 +108,19 @@ class _Line:
         self._order: list[tuple[Candidate, Record]] = sorted(pairs, key=lambda pair: pair[1].turn)
         self._at = first
 
+    def turns(self) -> tuple[Candidate, ...]:
+        """All of them, whose turn it is first."""
+        return tuple(candidate for candidate, _ in self._order[self._at :] + self._order[: self._at])
+
+    def skip(self, number: int, turn: int) -> int:
+        """So many have had their turn, after ``turn`` others. The last turn."""
+        count = len(self._order)
+        last = turn + number
+        for back in range(min(number, count)):
+            self._order[(self._at + number - 1 - back) % count][1].turn = last - back
+        self._at = (self._at + number) % count
+        return last
+
     def next(self) -> tuple[Candidate, Record]:
         at = self._at
         self._at = at + 1 if at + 1 < len(self._order) else 0
@@ -91,6 +134,10 @@ class LeastConnections:
     """
 
     __slots__ = ()
+
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """As `Picker`."""
+        return None
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`."""
@@ -118,21 +165,42 @@ class Weighted:
 
     __slots__ = ()
 
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """As `Picker`. After the sum of weights, by their common divisor, everybody has the credit that it had."""
+        weights = [candidate.weight for candidate in pool.usable]
+        period = sum(weights) // math.gcd(*weights)
+        before = [record.credit for record in pool.records]
+        if period > PERIOD or None in before:
+            return None
+        turns = tuple(self._pay(pool) for _ in range(period))
+        for record, credit in zip(pool.records, before, strict=True):
+            record.credit = credit
+
+        def took(number: int) -> None:
+            for _ in range(number % period):
+                self._pay(pool)
+
+        return Plan(turns, took=took)
+
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`."""
         rest = pool.without(exclude) if exclude else pool
         if rest is None:
             return None
-        total = rest.memo
+        return self._pay(rest)
+
+    def _pay(self, pool: Pool) -> Candidate:
+        total = pool.memo
         if not isinstance(total, int):
-            total = rest.memo = sum(candidate.weight for candidate in rest.usable)
-            _give_newcomers_the_mean(rest.records)
+            total = pool.memo = sum(candidate.weight for candidate in pool.usable)
+            _give_newcomers_the_mean(pool.records)
         chosen, payer, most = None, None, 0
-        for candidate, record in zip(rest.usable, rest.records, strict=True):
+        for candidate, record in zip(pool.usable, pool.records, strict=True):
             assert record.credit is not None
             record.credit = credit = record.credit + candidate.weight
             if payer is None or credit > most:
                 chosen, payer, most = candidate, record, credit
+        assert chosen is not None
         assert payer is not None
         payer.credit = most - total
         return chosen
@@ -160,6 +228,14 @@ class Hashed:
         self._make = make
         self._tables: dict[Members, tuple[Table, int]] = {}  # with the choice that has looked for it last
         self._choices = 0
+
+    def plan(self, pool: Pool, key: bytes) -> Plan | None:
+        """As `Picker`."""
+        if not key:
+            return Plan(pool.usable, drawn=True)
+        found = pool.memo
+        owner = found.owner(digest(key), ()) if isinstance(found, _Owned) else None
+        return Plan((owner,)) if owner is not None else None
 
     def pick(self, pool: Pool, draw: Draw, key: bytes, exclude: Collection[Hashable]) -> Candidate | None:
         """As `Picker`."""

@@ -10,7 +10,8 @@ from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.kernel import sockaddr
 from appswitch.switch import naming
-from appswitch.switch.call import CONTINUE, LATER, Call, Outcome, Vanished
+from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, Vanished
+from appswitch.switch.parking import Parked
 from appswitch.switch.services import Arrival, Service
 from appswitch.switch.sockets import CONNECTED, LISTENING
 
@@ -50,18 +51,33 @@ def _accept(switch: Switch, call: Call, flags: int) -> Outcome:
         return outcome
     if status & _NONBLOCK:
         return -errno.EAGAIN
-    return _park(switch, service, call, fd, flags)
+    return _park(switch, service, call, fd, flags, receive_timeout(fd, _SO_RCVTIMEO))
 
 
-def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> Outcome:
+def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int, timeout: float | None) -> Outcome:
     """Wait for a connection. The listener is held meanwhile, as a thread in accept(2) holds it."""
+
+    def take(parked: Parked) -> Outcome | None:
+        return _take(switch, service, parked.call, parked.fd, parked.flags)
 
     def attempt() -> Outcome | None:
         return _take(switch, service, call, fd, flags)
 
-    timeout = receive_timeout(fd, _SO_RCVTIMEO)
-    switch.parking.enqueue(switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN), service.parked)
+    if timeout is None:
+        parked = switch.parking.park_for(service, call, fd, flags, take)
+    else:
+        parked = switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN)
+    switch.parking.enqueue(parked, service.parked)
     return LATER
+
+
+def waits(switch: Switch, service: Service, fd: Fd, flags: int, notification: tuple[int, ...]) -> None:
+    """`_kernel.Reflex` has found nothing for a call that may wait without an end."""
+    call = Call(service.app, switch.pidfds, notification)
+    try:
+        _park(switch, service, call, fd, flags, None)
+    except Failed as failed:
+        call.answer(-failed.error)
 
 
 def arrived(switch: Switch, service: Service) -> None:
@@ -73,14 +89,19 @@ def arrived(switch: Switch, service: Service) -> None:
 def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int], listener: int, id: int) -> None:
     """`_kernel.Reflex` has taken a connection that could not be handed over: it stays the next one of the service.
 
-    The caller, if it is still there, gets its errno when others may see that there is one.
+    The caller, if it is still there, gets its errno when others may see that there is one; or it is parked, and gets it
+    when it tries again (``listener`` -1).
     """
     connection, raw, error = taken
     link = naming.parse_connection(sockaddr.unix_name(raw))
     if link is not None and service.id in switch.services.by_id:
         service.returned.append(Arrival(connection, link.client, link.server, unix=True))
-        switch.doors.ring(service)
-    _kernel.reply(listener, id, 0, error)
+        if listener < 0:
+            wake(switch, service)
+        if service.returned:
+            switch.doors.ring(service)
+    if listener >= 0:
+        _kernel.reply(listener, id, 0, error)
 
 
 def purge(switch: Switch, service: Service) -> None:

@@ -78,7 +78,7 @@ def _local(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: Lo
     log.made(1)
     if log.followed or path.dry_run:
         log.told(path.flow, source, verdict, attempt.sock.unix)
-    learn(switch, attempt, raw, path, verdict.endpoints, log.made)
+    learn(switch, attempt, raw, path, verdict.endpoints, lambda taken: log.made(sum(taken)))
     return outcome
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from appswitch import _kernel
@@ -19,6 +18,8 @@ from appswitch.switch.call import LATER, Call, Outcome
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.parking import Parked
+from appswitch.switch.reflexes import Settle
+from appswitch.switch.reflexes import Target as Known
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import CONNECTED, CONNECTING, FINISHING, NEW, Socket
 from appswitch.switch.swap import swap
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 STREAM, NONBLOCK = 1, 0o4000
-Settle = Callable[[int], None]  # so many connections more were made
 _SO_SNDTIMEO = 21
 UNSPEC = bytes(16)  # a sockaddr of AF_UNSPEC: dissolves what was begun, connect(2)
 
@@ -147,23 +147,36 @@ def local(
 
 
 def learn(
-    switch: Switch, attempt: Attempt, raw: bytes, path: Path, endpoints: tuple[Endpoint, ...], settle: Settle
+    switch: Switch,
+    attempt: Attempt,
+    raw: bytes,
+    path: Path,
+    endpoints: tuple[Endpoint, ...],
+    settle: Settle,
+    drawn: bool = False,
 ) -> None:
     """A connection was made, and the next to the same sockaddr may be made like it without anybody's look.
 
     Not where somebody follows what happens, or where something of it is not in the path: a bound address, another one
     for each family.
     """
-    sock, by_id = attempt.sock, switch.services.by_id
+    sock = attempt.sock
     made = sock.unix and sock.named and sock.phase in (CONNECTED, FINISHING) and attempt.reply
     if not made or path.mapped or path.dry_run or switch.flowlog.followed or not switch.flows.has(sock, raw):
         return
-    source, to = path.source, path.destination
+    targets = targets_of(switch, path, endpoints)
+    if targets:
+        switch.reflexes.lead(sock, raw, targets, drawn, settle)
+
+
+def targets_of(switch: Switch, path: Path, endpoints: tuple[Endpoint, ...]) -> tuple[Known, ...]:
+    """Listeners to which connections of a path may be led without a look; none where one of them wants TCP."""
+    source, by_id = path.source, switch.services.by_id
     services = [by_id.get(endpoint.id) for endpoint in endpoints]
-    alike = len(source) == len(to.ip) and all(len(source) in (4, len(e.bound.ip)) for e in endpoints)
-    if alike and all(service is not None and not service.tcp_only for service in services):
-        targets = tuple((path.tail(e), s.name, s) for e, s in zip(endpoints, services, strict=True) if s is not None)
-        switch.reflexes.lead(sock, raw, targets, settle)
+    alike = len(source) == len(path.destination.ip) and all(len(source) in (4, len(e.bound.ip)) for e in endpoints)
+    if not alike or any(service is None or service.tcp_only for service in services):
+        return ()
+    return tuple((path.tail(e), s.name, s) for e, s in zip(endpoints, services, strict=True) if s is not None)
 
 
 def joined(sock: Socket, local: Address, peer: Address, again: bool) -> None:

@@ -123,6 +123,7 @@ class Switch:
         self.strays = Strays(self)
         self.nameservers = NameServers(self, self.config.dns) if self.config.dns is not None else None
         self.parking = Parking(loop, journal)
+        self.sockets.on_forgotten = lambda led: self._give_back(journal, led)
         self.parking.on_fault = lambda call, problem: self.fault("wait", call.app, problem)
         self.peeking = Peeking(loop)
         self.flowlog = FlowLog(self.reports)
@@ -141,6 +142,7 @@ class Switch:
         self.dispatch = Dispatch(self, self.config.arch, self.config.timing)
         self.holding = Holding(self)
         loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
+        loop.reflex.on_wait = lambda service, fd, *call: accept.waits(self, service, fd, *call)
         loop.reflex.on_set = self.sockets.keep
         loop.reflex.on_left = lambda service, left, *call: accept.left(self, service, left, *call)
         self.waiting = Waiting(self)
@@ -214,6 +216,10 @@ class Switch:
         self.on_detach(app)
         self.reports.app_gone(app)
         self.sweep.soon()
+
+    def _give_back(self, journal: Journal, led: int) -> None:
+        journal.forget_led(led)
+        self.loop.reflex.give_back(led)
 
     def _forget_thread(self, tid: int, _pidfd: Fd) -> None:
         self.parking.leave(tid)

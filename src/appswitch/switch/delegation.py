@@ -84,7 +84,7 @@ class Delegation:
         if outcome in (GONE, FULL):
             return self._without(attempt, raw, path, verdict, proxy)
         self._taken(path.flow, source, verdict, proxy, sock.unix)
-        learn(self._switch, attempt, raw, path, verdict.endpoints, lambda number: self._made(proxy.name, number))
+        learn(self._switch, attempt, raw, path, verdict.endpoints, lambda taken: self._made(proxy.name, taken))
         return outcome
 
     def _without(self, attempt: Attempt, raw: bytes, path: Path, verdict: Delegate, proxy: Proxy) -> Outcome:
@@ -163,9 +163,9 @@ class Delegation:
         self.counts(proxy.name).taken += 1
         self._switch.flowlog.delegated(flow, client, verdict, proxy.name, "unix" if unix else "tcp")
 
-    def _made(self, proxy: str, number: int) -> None:
-        self.counts(proxy).taken += number
-        self._switch.flowlog.counts["delegated"] += number
+    def _made(self, proxy: str, taken: tuple[int, ...]) -> None:
+        self.counts(proxy).taken += sum(taken)
+        self._switch.flowlog.counts["delegated"] += sum(taken)
 
     # -- views
 

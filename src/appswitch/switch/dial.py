@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from appswitch import _kernel
@@ -12,14 +12,15 @@ from appswitch._kernel import Fd
 from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
-from appswitch.resources import Limits
 from appswitch.routing.balance import Candidate, NoRoom
 from appswitch.routing.clusters import Upstream
 from appswitch.routing.route import Balanced, Deny, Flow, forbidden
+from appswitch.routing.table import Endpoint
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import FULL, GONE, Attempt, announce, by_door, learn, local, refuse, source_of, tcp
 from appswitch.switch.flows import Path
 from appswitch.switch.naming import Connection as Ends
+from appswitch.switch.reflexes import Settle
 from appswitch.switch.services import Service
 
 if TYPE_CHECKING:
@@ -192,8 +193,9 @@ def balanced(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: 
             if outcome in (0, LATER):
                 dial.succeeded()
             switch.flowlog.allowed(path.flow, source, verdict, upstream, "unix" if sock.unix else "tcp")
-            if len(verdict.upstreams) == 1 and verdict.cluster.limits == Limits(error=verdict.cluster.limits.error):
-                learn(switch, attempt, raw, path, upstream.endpoints, _settle(switch, verdict, upstream))
+            known = planned(switch, verdict, path.source, zone_of(path.client.spec.labels))
+            if known is not None:
+                learn(switch, attempt, raw, path, *known)
             return outcome
     if full is not None:
         return by_door(switch, attempt, full, source, verdict.to)
@@ -201,12 +203,28 @@ def balanced(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: 
     return refuse(switch, attempt, Ends(sock.app.id, 0, source, verdict.to), dial.error)
 
 
-def _settle(switch: Switch, verdict: Balanced, upstream: Upstream) -> Callable[[int], None]:
-    def settle(number: int) -> None:
-        switch.flowlog.made(number)
-        verdict.route.balancer.made(upstream.key, number)
+def planned(
+    switch: Switch, verdict: Balanced, key: bytes, locality: str
+) -> tuple[tuple[Endpoint, ...], Settle, bool] | None:
+    """The listeners that connections of a vservice will get, whom to tell of it, and whether they are drawn.
 
-    return settle
+    None: each has to be asked for. Also where a backend is outside, or listens more than once: its listeners are drawn.
+    """
+    balancer, upstreams = verdict.route.balancer, verdict.upstreams
+    plan = balancer.plan(verdict.candidates, now=time.monotonic(), key=key, locality=locality)
+    turns = [upstreams[candidate.index] for candidate in plan.turns] if plan is not None else []
+    if plan is None or any(len(one.endpoints) != 1 for one in turns):
+        return None
+    took, keys = plan.took, [one.key for one in turns]
+
+    def settle(taken: tuple[int, ...]) -> None:
+        switch.flowlog.made(sum(taken))
+        took(sum(taken))
+        for one, number in zip(keys, taken, strict=True):
+            if number:
+                balancer.made(one, number)
+
+    return tuple(one.endpoints[0] for one in turns), settle, plan.drawn
 
 
 def zone_of(labels: dict[str, str]) -> str:

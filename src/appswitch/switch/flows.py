@@ -137,6 +137,14 @@ class Flows:
             verdict = path.chosen[taken] = route(flow, self._world)
         return verdict
 
+    def chosen(self, path: Path, attributes: dict[str, str]) -> Balanced | None:
+        """What `choose` says of each connection with the same route."""
+        held = path.verdict
+        if not isinstance(held, Balanced) or path.version != self._table.version:
+            return None
+        verdict = path.chosen.get(id(held.cluster.taken(attributes)))
+        return verdict if isinstance(verdict, Balanced) and verdict.hold is None else None
+
     def _decide(self, app: App, family: int, raw: bytes, tid: int, who: Identity | None) -> Path:
         """The checks are those of tcp_v4_connect() and tcp_v6_connect(), in their order."""
         if len(raw) < (sockaddr.LEN4 if family == AF_INET else sockaddr.LEN6_MIN):

@@ -21,15 +21,18 @@ from appswitch.routing.route import Balanced, Delegate, Deny, Local, Outside, Ve
 from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
-from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, tcp
+from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, targets_of, tcp
 from appswitch.switch.descriptors import share
-from appswitch.switch.dial import Dial, living, zone_of
+from appswitch.switch.dial import Dial, living, planned, zone_of
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.lobby import Lobby
 from appswitch.switch.naming import Connection as Ends
 from appswitch.switch.outbound import Outbound
+from appswitch.switch.parking import Parked
 from appswitch.switch.peeking import LIMIT, LOOKS, examine, look
+from appswitch.switch.reflexes import Held as Leading
+from appswitch.switch.reflexes import Route
 from appswitch.switch.services import Arrival, Service
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Holding:
         self._by_app = reflex.crowd  # counted there as well
         reflex.most_by_app, reflex.most_held = PER_APP, share(LIMIT, 4)
         reflex.on_bytes, reflex.on_hold = self._on_bytes, self._on_hold
+        reflex.on_refused = self._on_refused
 
     @property
     def lobby(self) -> Lobby:
@@ -100,7 +104,8 @@ class Holding:
         if end is not None:
             go_on(end, held)
         if raw and peek is not None and not path.mapped and sock.bound is None and self._switch.flows.has(sock, raw):
-            self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, self._switch.peeking.held)
+            names = path.verdict.cluster.names if isinstance(path.verdict, Balanced) else ()
+            self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, names, self._switch.peeking.held)
         if at_once:
             return LATER
         return -errno.EINPROGRESS if header and reply and status & NONBLOCK else 0
@@ -132,15 +137,49 @@ class Holding:
         if reflex.ticking:
             self._on_hold()
 
-    def _on_bytes(self, number: int, entry: Entry, data: bytes | int) -> None:
-        """Something has come, or the client has closed."""
-        peeked = examine(entry[0], data, entry[1].peek.bytes)
+    def _on_bytes(self, number: int, entry: Entry, data: bytes | int, found: dict[str, str] | None) -> None:
+        """Something has come, or the client has closed. ``found``: it is an ordinary HTTP request."""
+        peeked = Peeked("http", found) if found is not None else examine(entry[0], data, entry[1].peek.bytes)
         if peeked is not None:
             self._let_go(number, entry, peeked)
+            if found is not None:
+                self._learn(entry[1], found)
             return
         entry[5] += 1
         if entry[5] == LOOKS:
             self._switch.loop.look_no_more(number)
+
+    def _learn(self, held: Leading, found: dict[str, str]) -> None:
+        """The next one with such first bytes may be led like this one was."""
+        if held.key(found) in held.decided or self._switch.flowlog.followed:
+            return
+        attributes = l7.as_attributes(Peeked("http", found))
+        verdict = self._switch.flows.chosen(held.path, attributes)
+        if verdict is None or verdict.dry_run:
+            return
+        key = hash_key(verdict.route.hash_on, held.path.source, attributes)
+        same = id(verdict), key
+        if same not in held.led:
+            held.led[same] = self._route(held.path, verdict, key)
+        self._switch.reflexes.lead_held(held, found, held.led[same])
+
+    def _route(self, path: Path, verdict: Balanced, key: bytes) -> Route | None:
+        switch = self._switch
+        known = planned(switch, verdict, key, zone_of(path.client.spec.labels))
+        if known is None:
+            return None
+        endpoints, settle, drawn = known
+        targets = targets_of(switch, path, endpoints)
+        if not targets:
+            return None
+        route = Route(targets, path.client.ports, drawn)
+        route.settle = settle
+        return route
+
+    def _on_refused(self, parked: Parked, number: int, entry: Entry, data: bytes, found: dict[str, str]) -> None:
+        """A call that waited could not take it, and has its answer."""
+        self._switch.parking.drop(parked)
+        self._on_bytes(number, entry, data, found)
 
     def _let_go(self, number: int, entry: Entry, peeked: Peeked) -> None:
         fd, route, cookie, port, since, _ = entry

@@ -5,6 +5,7 @@ ever; its successor finds it here. Slot 0 is the call in hand, written by the ke
 are calls that wait.
 Behind the slots is a ring of the sockets that were made last, written by `_kernel.wait` as well (BIRTHS of kernel.h):
 nobody else knows of a Unix socket that nothing was done with yet whether it stands for IPv4 or IPv6.
+Behind that is who serves the connections that were held and then led without Python (LEDS of kernel.h).
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _EMPTY = bytes(_SLOT.size)
 BIRTHS = 4096
 _BIRTH = struct.Struct("=2Q")  # cookie, and what it is: as in `sockets.Sockets.born`, without the notifier
 _RING = SLOTS * _SLOT.size  # where it begins: with the number of births so far
-SIZE = _RING + (1 + BIRTHS) * _BIRTH.size
+_LEDS = _RING + (1 + BIRTHS) * _BIRTH.size  # where records of held connections begin; the first is none
+LEDS = 32768
+_LED = struct.Struct("=3Q")  # cookies of both ends, client's and server's, and the service's id
+SIZE = _LEDS + LEDS * _LED.size
 
 
 class Journal:
@@ -75,6 +79,20 @@ class Journal:
         """The sockets that were made last, by cookie."""
         ring = self.map[_RING + _BIRTH.size : SIZE]
         return {cookie: what for cookie, what in _BIRTH.iter_unpack(ring) if cookie}
+
+    def led(self) -> list[tuple[int, int, int]]:
+        """Held connections that an earlier switch led to a service: both cookies, client's and server's, and its id."""
+        data = self.map[_LEDS:SIZE]
+        return [record for record in _LED.iter_unpack(data) if record[0]]
+
+    def forget_led(self, number: int) -> None:
+        """One of them is no more."""
+        at = _LEDS + number * _LED.size
+        self.map[at : at + _LED.size] = bytes(_LED.size)
+
+    def forget_all_led(self) -> None:
+        """They are noted elsewhere."""
+        self.map[_LEDS:SIZE] = bytes(SIZE - _LEDS)
 
     def switches(self, pid: int) -> tuple[int, ...]:
         """This switch and its last predecessors: what waits in a listener's queue was connected by one of them."""

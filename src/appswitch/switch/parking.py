@@ -7,6 +7,7 @@ import itertools
 import select
 from collections.abc import Callable
 
+from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.switch.apps import App
 from appswitch.switch.call import LATER, Call, Failed, Outcome, Vanished
@@ -20,18 +21,22 @@ SWEEP = 0.25  # seconds between looks for callers that a signal took away
 Attempt = Callable[[], Outcome | None]  # None: not yet
 
 
-class Parked:
-    """One waiting call. It leaves its ``queue`` when its wait ends, however it ends."""
+class Parked(_kernel.Parked):
+    """One waiting call. It leaves its ``queue`` when its wait ends, however it ends.
 
-    __slots__ = ("attempt", "call", "fd", "queue", "slot", "timer", "watched")
+    What `_kernel.wait` works with, too, is in `_kernel.Parked`. ``done``: it was answered there, and waits no longer;
+    the entry stays for the next call of its thread, which will mostly be the same.
+    """
 
-    def __init__(self, call: Call, fd: Fd, attempt: Attempt) -> None:
-        self.call = call
-        self.fd = fd
-        self.attempt = attempt
+    __slots__ = ("attempt", "queue", "timer", "watched")
+
+    call: Call
+
+    def __init__(self, call: Call, fd: Fd, service: object = None, flags: int = 0) -> None:
+        super().__init__(call, fd, service, flags)
+        self.attempt: Attempt = _nothing
         self.timer: Timer | None = None
         self.watched = False
-        self.slot = 0  # in the journal
         self.queue: Queue | None = None
 
 
@@ -47,7 +52,7 @@ class Parking:
     def __init__(self, loop: Loop, journal: Journal) -> None:
         self._loop = loop
         self.journal = journal
-        self.by_tid: dict[int, Parked] = {}
+        self.by_tid: dict[int, Parked] = loop.reflex.parked
         self._by_app: dict[int, dict[int, Parked]] = {}  # by app id and tid
         self.on_fault: Callable[[Call, Exception], Outcome] = _raise
         self._reserve = Reserve()
@@ -55,7 +60,7 @@ class Parking:
         loop.every(SWEEP, self._sweep)
 
     def __len__(self) -> int:
-        return len(self.by_tid)
+        return sum(not parked.done for parked in self.by_tid.values())
 
     def park(
         self,
@@ -70,19 +75,33 @@ class Parking:
 
         Without ``events`` somebody else calls `retry`; ``fd`` is then only held. Raises Failed(ENOBUFS): too many wait.
         """
-        self.leave(call.tid)
-        if self._reserve.touched(fd) or len(self._by_app.get(call.app.id, ())) >= self._per_app:
-            raise Failed(errno.ENOBUFS)
-        parked = Parked(call, fd, attempt)
-        self.by_tid[call.tid] = parked
-        self._by_app.setdefault(call.app.id, {})[call.tid] = parked
-        parked.slot = self.journal.enter(call.notification)
+        parked = Parked(call, fd)
+        parked.attempt = attempt
+        self._add(parked)
         if events:
             parked.watched = True
             self._loop.watch(fd, events | select.EPOLLHUP | select.EPOLLERR, lambda _events: self.retry(parked))
         if timeout is not None:
             parked.timer = self._loop.after(timeout, lambda: self._time_out(parked, on_timeout))
         return parked
+
+    def park_for(
+        self, service: object, call: Call, fd: Fd, flags: int, take: Callable[[Parked], Outcome | None]
+    ) -> Parked:
+        """The same for a connection of a service, without an end: ``take`` is asked for it. Raises Failed(ENOBUFS)."""
+        parked = Parked(call, fd, service, flags)
+        parked.attempt = lambda: take(parked)
+        self._add(parked)
+        return parked
+
+    def _add(self, parked: Parked) -> None:
+        call = parked.call
+        self.leave(call.tid)
+        if self._reserve.touched(parked.fd) or len(self._by_app.get(call.app.id, ())) >= self._per_app:
+            raise Failed(errno.ENOBUFS)
+        self.by_tid[call.tid] = parked
+        self._by_app.setdefault(call.app.id, {})[call.tid] = parked
+        parked.slot = self.journal.enter(call.notification)
 
     def then(self, call: Call, more: Callable[[], Outcome]) -> None:
         """When the parked call's wait ends well (with 0), its reply is what ``more`` returns."""
@@ -97,7 +116,7 @@ class Parking:
 
     def retry(self, parked: Parked) -> None:
         """Something happened that may let it go on."""
-        if self.by_tid.get(parked.call.tid) is not parked:
+        if not self.holds(parked):
             return
         try:
             outcome = parked.attempt()
@@ -113,13 +132,13 @@ class Parking:
 
     def holds(self, parked: Parked) -> bool:
         """Whether the call is still parked, as far as is known here."""
-        return self.by_tid.get(parked.call.tid) is parked
+        return self.by_tid.get(parked.call.tid) is parked and not parked.done
 
     def waits(self, parked: Parked) -> bool:
         """Whether the call is still parked and its caller still there; one that isn't is dropped."""
         if self.by_tid.get(parked.call.tid) is not parked:
             return False
-        if parked.call.valid():
+        if not parked.done and parked.call.valid():
             return True
         self.drop(parked)
         return False
@@ -172,6 +191,10 @@ class Parking:
         for tid, parked in list(itertools.islice(self.by_tid.items(), SWEPT)):
             if self.waits(parked):
                 self.by_tid[tid] = self.by_tid.pop(tid)
+
+
+def _nothing() -> Outcome | None:
+    return None
 
 
 def _raise(_call: Call, problem: Exception) -> Outcome:

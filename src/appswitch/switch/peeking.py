@@ -35,9 +35,9 @@ class Peeking:
     def __len__(self) -> int:
         return len(self._held) + len(self._loop.reflex.held)
 
-    def held(self, number: int) -> None:
+    def held(self, taken: tuple[int, ...]) -> None:
         """So many more were held, by `_kernel.Reflex`."""
-        self.seen += number
+        self.seen += sum(taken)
 
     def start(self, fd: Fd, peek: Peek, done: Done, *, stranger: bool = False) -> None:
         """Hold a connected socket for at most ``peek.milliseconds``. ``stranger``: who connects is no app."""

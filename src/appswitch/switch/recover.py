@@ -16,7 +16,7 @@ from appswitch.switch.journal import Journal
 from appswitch.switch.memory import ArrivalNote, SocketNote
 from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
-from appswitch.switch.sockets import LISTENING, NEW, Socket
+from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Socket
 from appswitch.switch.sweep import LOOKS
 
 _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
@@ -41,8 +41,9 @@ def restore(switch: Switch, journal: Journal) -> None:
         # Made, and not used since: of one that was, its name or a note tells.
         if cookie in unix and not unix[cookie][1] and cookie not in switch.sockets.by_cookie:
             switch.sockets.born[cookie] = what
-    switch.loop.reflex.succeeded = bool(switch.sockets.noted)
     _restore_services(switch)
+    _note_led(switch, journal, unix)
+    switch.loop.reflex.succeeded = bool(switch.sockets.noted)
     _restore_datagrams(switch)
     switch.doors.drop_kept()
 
@@ -63,6 +64,27 @@ def _restore_socket(switch: Switch, app: App, slot: int, note: SocketNote, unix:
     sock.slot, sock.inode = slot, inode
     if sock.bound is not None and sock.phase == NEW:
         app.bound.setdefault(sock.bound.port, []).append(sock)
+
+
+def _note_led(switch: Switch, journal: Journal, unix: dict[int, tuple[int, bytes]]) -> None:
+    """Connections that were held, and led to a service by `_kernel.wait`: what their names do not say is noted."""
+    for client, server, serial in journal.led():
+        link = naming.parse_connection(unix[client][1]) if client in unix else None
+        service = switch.services.by_id.get(serial)
+        if link is None or service is None or server not in unix or link.client_app not in switch.apps:
+            continue
+        served = Socket(server, service.app, service.family, unix=True)
+        served.local, served.peer, served.asked = service.own(link.server), link.client, link.server
+        served.phase, served.accepted, served.peer_app = CONNECTED, True, link.client_app
+        served.options = service.socket.options
+        family = sockaddr.AF_INET6 if len(link.server.ip) == 16 else sockaddr.AF_INET
+        asking = Socket(client, switch.apps[link.client_app], family, unix=True)
+        asking.local, asking.peer, asking.phase, asking.peer_app = link.client, link.server, FINISHING, service.app.id
+        for sock in (served, asking):
+            if sock.cookie not in switch.sockets.noted:
+                note = sock.note()
+                switch.sockets.noted[sock.cookie] = switch.memory.put(0, note), note
+    journal.forget_all_led()
 
 
 def _restore_services(switch: Switch) -> None:

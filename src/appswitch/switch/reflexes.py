@@ -38,17 +38,43 @@ def fresh(arch: str) -> Reflex:
     return Reflex(numbers, Socket, NO_OPTIONS)
 
 
+Settle = Callable[[tuple[int, ...]], None]  # so many connections more were made to each of the targets
+
+
 class Route(_kernel.Route):
     """Where connect(2) to an address leads. ``settle`` is told how many connections were made without any look."""
 
-    settle: Callable[[int], None]
+    settle: Settle
+
+    def bring_up_to_date(self) -> None:
+        """The accounts of who is concerned."""
+        taken = self.take()
+        if taken is not None:
+            self.settle(taken)
 
 
 class Held(Route):
-    """Where a connection is held for its first bytes before anybody decides."""
+    """Where a connection is held for its first bytes before anybody decides.
+
+    ``decided`` has where it was led then, by the values of the attributes in ``names``: None where it has to be decided
+    each time.
+    """
 
     path: Path
     peek: Peek
+    decided: dict[tuple[str | None, ...], Route | None]
+    led: dict[tuple[int, bytes], Route | None]  # the same routes: by the verdict's identity, and what was hashed
+
+    def bring_up_to_date(self) -> None:
+        """See `Route`."""
+        super().bring_up_to_date()
+        for route in self.led.values():
+            if route is not None:
+                route.bring_up_to_date()
+
+    def key(self, attributes: dict[str, str]) -> tuple[str | None, ...]:
+        """What matters of them."""
+        return tuple(attributes.get(name) for name in self.names)
 
 
 class Reflexes:
@@ -57,6 +83,7 @@ class Reflexes:
     def __init__(self, reflex: Reflex) -> None:
         self._reflex = reflex
         self._routes: dict[bytes, Any] = reflex.routes
+        self._decided = 0  # in the routes where connections are held
 
     # -- options
 
@@ -103,11 +130,14 @@ class Reflexes:
 
     # -- routes
 
-    def lead(self, sock: Socket, raw: bytes, targets: tuple[Target, ...], settle: Callable[[int], None]) -> None:
-        """Connections of the socket's app to that sockaddr go to one of the targets, by turns, until `forget`."""
-        self._add(sock, raw, Route(targets, sock.app.ports), settle)
+    def lead(self, sock: Socket, raw: bytes, targets: tuple[Target, ...], drawn: bool, settle: Settle) -> None:
+        """Connections of the socket's app to that sockaddr go to one of the targets until `forget`.
 
-    def _add(self, sock: Socket, raw: bytes, route: Route, settle: Callable[[int], None]) -> None:
+        ``drawn``: each as likely as any; else by turns.
+        """
+        self._add(sock, raw, Route(targets, sock.app.ports, drawn), settle)
+
+    def _add(self, sock: Socket, raw: bytes, route: Route, settle: Settle) -> None:
         key = _route.pack(sock.app.listener.fileno(), sock.family) + raw
         if key in self._routes:  # with accounts that are not settled yet; it holds, or it would have been forgotten
             return
@@ -119,25 +149,36 @@ class Reflexes:
         route.settle = settle
         self._routes[key] = route
 
-    def hold(self, sock: Socket, raw: bytes, path: Path, peek: Peek, lobby: Fd, settle: Callable[[int], None]) -> None:
-        """Connections of the socket's app to that sockaddr are held for their first bytes, until `forget`."""
+    def hold(
+        self, sock: Socket, raw: bytes, path: Path, peek: Peek, lobby: Fd, names: tuple[str, ...], settle: Settle
+    ) -> None:
+        """Connections of the socket's app to that sockaddr are held for their first bytes, until `forget`.
+
+        ``names``: of the attributes that matter to where they are led then.
+        """
         target = (path.unnamed_tail(), naming.LOBBY, None)
-        route = Held((target,), sock.app.ports, lobby, sock.app.id, peek.bytes)
-        route.path, route.peek = path, peek
+        route = Held((target,), sock.app.ports, False, lobby, sock.app.id, peek.bytes, names)
+        route.path, route.peek, route.led = path, peek, {}
         self._add(sock, raw, route, settle)
+
+    def lead_held(self, held: Held, attributes: dict[str, str], route: Route | None) -> None:
+        """Held connections with such first bytes are led there; None: they have to be decided each time."""
+        if self._decided >= LIMIT:
+            self.forget()
+        self._decided += 1
+        held.decided[held.key(attributes)] = route
 
     def settle(self) -> None:
         """Bring the accounts up to date: of those who asked for it with `lead`."""
         for route in self._routes.values():
-            if route.used:
-                used, route.used = route.used, 0
-                route.settle(used)
+            route.bring_up_to_date()
 
     def forget(self) -> None:
         """Something that routes depend on has changed."""
         if self._routes:
             self.settle()
             self._routes.clear()
+        self._decided = 0
 
 
 def _state(sock: Socket) -> int | None:

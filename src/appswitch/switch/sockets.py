@@ -8,10 +8,12 @@ is missing is made again from what the kernel knows, and from what an earlier sw
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
 from appswitch.address import Address, is_any, is_loopback
+from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
 from appswitch.switch import naming
@@ -45,7 +47,8 @@ class Socket(_kernel.Sock):
     reuseport = False
     inode = 0  # of one that has bound a port: what the kernel finds it by
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
-    peeked: dict[str, str] | None = None  # what its first bytes were about
+    found: dict[str, str] | None = None  # what its first bytes were about, as `_kernel.wait` has read them
+    _peeked: dict[str, str] | None = None
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
     actual = b""  # the sockaddr that a TCP socket is being connected to
     _local: Address | None = None
@@ -90,6 +93,17 @@ class Socket(_kernel.Sock):
     @asked.setter
     def asked(self, address: Address | None) -> None:
         self._asked = address
+
+    @property
+    def peeked(self) -> dict[str, str] | None:
+        """What its first bytes were about, as far as that may be told."""
+        if self.found is not None:
+            self._peeked, self.found = shown({"protocol": "http", **self.found}), None
+        return self._peeked
+
+    @peeked.setter
+    def peeked(self, attributes: dict[str, str] | None) -> None:
+        self._peeked, self.found = attributes, None
 
     def _recall(self, name: bytes) -> None:
         """A connection that was made without anybody's look (native/kernel/reflex.c): its name tells everything."""
@@ -174,6 +188,7 @@ class Sockets:
         self._memory = memory
         self.noted: dict[int, tuple[int, SocketNote]] = {}  # by an earlier switch, of connections: see `recover`
         self.born: dict[int, int] = {}  # made by an earlier switch, and not used since: as `Journal.births` has them
+        self.on_forgotten: Callable[[int], None] = lambda _led: None  # a record of the journal is not needed any more
         self.by_cookie = by_cookie
         self.listening = listening  # by the name of their file
 
@@ -193,6 +208,9 @@ class Sockets:
         self.born.pop(cookie, None)
         sock = self.by_cookie.pop(cookie, None)
         self._memory.drop(sock.slot if sock is not None else slot)
+        if sock is not None and sock.led:
+            self.on_forgotten(sock.led)
+            sock.led = 0
         return sock
 
     def identify(self, fd: Fd, cookie: int, app: App) -> Socket | None:

@@ -1,0 +1,266 @@
+/* Connections that are held for their first bytes. */
+#include "reflex.h"
+
+enum { REFUSED = 2 };
+
+/* How many connections of an app are held. -1 with an exception set. */
+static long crowd_of(ReflexObject *self, PyObject *app) {
+    PyObject *count = PyDict_GetItemWithError(self->crowd, app);
+    return count != NULL ? PyLong_AsLong(count) : PyErr_Occurred() ? -1 : 0;
+}
+
+/* Whether one more may be held; 0 also with an exception set. */
+int has_room(ReflexObject *self, RouteObject *route) {
+    long crowd = crowd_of(self, route->app);
+    return crowd >= 0 && crowd < self->most_by_app && PyDict_Size(self->held) < self->most_held;
+}
+
+/* The other end of a connection to the lobby that was made just now under `own`; -1. What else is in the queue is of
+ * callers that were given up, and closed. */
+int take_end(int lobby, const struct sockaddr_un *own, socklen_t own_size) {
+    struct sockaddr_un peer;
+    socklen_t size = sizeof peer;
+    int end;
+    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC)) >= 0) {
+        if (size == own_size && memcmp(&peer, own, size) == 0) {
+            return end;
+        }
+        close(end);
+        size = sizeof peer;
+    }
+    return -1;
+}
+
+/* Let it wait for its first bytes: an entry of `held`, [Fd, route, cookie, port, since, looks]. `end` is the entry's.
+ * 0; -1 with an exception set or not. */
+int hold(PyObject *module, ReflexObject *self, int epoll, RouteObject *route, const SockObject *sock, int port,
+         int end) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    PyObject *owned = fd_wrap(state_of(module)->fd_type, end);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLET,
+                                .data.u64 = (uint64_t)end | HELD};
+    if (owned == NULL || epoll_ctl(epoll, EPOLL_CTL_ADD, end, &event) < 0) {
+        Py_XDECREF(owned);
+        return -1;
+    }
+    PyObject *entry = Py_BuildValue("[NOLidi]", owned, (PyObject *)route, sock->cookie, port,
+                                    (double)now.tv_sec + (double)now.tv_nsec / 1e9, 0);
+    PyObject *key = PyLong_FromLong(end), *count = PyLong_FromLong(crowd_of(self, route->app) + 1);
+    int status = entry == NULL || key == NULL || count == NULL || PyDict_SetItem(self->held, key, entry) < 0 ||
+                         PyDict_SetItem(self->crowd, route->app, count) < 0
+                     ? -1
+                     : 0;
+    Py_XDECREF(entry);
+    Py_XDECREF(key);
+    Py_XDECREF(count);
+    return status;
+}
+
+/* It is held no longer: `number` is its descriptor's. 0; -1 with an exception set. */
+static int let_go(ReflexObject *self, int number, PyObject *app) {
+    PyObject *key = PyLong_FromLong(number), *count = PyLong_FromLong(crowd_of(self, app) - 1);
+    int status = -1;
+    if (key != NULL && count != NULL && PyDict_DelItem(self->held, key) == 0) {
+        status = PyLong_AsLong(count) > 0 ? PyDict_SetItem(self->crowd, app, count) : PyDict_DelItem(self->crowd, app);
+    }
+    Py_XDECREF(key);
+    Py_XDECREF(count);
+    return status;
+}
+
+/* Where connections with such first bytes were led before: a borrowed route; NULL, or with an exception set. */
+static RouteObject *decided(RouteObject *route, PyObject *found) {
+    if (PyDict_Size(route->decided) == 0) {
+        return NULL;
+    }
+    Py_ssize_t count = PyTuple_Size(route->names);
+    PyObject *key = PyTuple_New(count);
+    for (Py_ssize_t i = 0; key != NULL && i < count; i++) {
+        PyObject *value = PyDict_GetItemWithError(found, PyTuple_GetItem(route->names, i));
+        if (value == NULL && PyErr_Occurred()) {
+            Py_DECREF(key);
+            return NULL;
+        }
+        PyTuple_SetItem(key, i, Py_NewRef(value == NULL ? Py_None : value)); /* steals */
+    }
+    PyObject *known = key == NULL ? NULL : PyDict_GetItemWithError(route->decided, key);
+    Py_XDECREF(key);
+    return known == Py_None ? NULL : (RouteObject *)known;
+}
+
+/* The entry of what the service is about to accept: it has its client's name, and its listener's options. Borrowed;
+ * NULL with an exception set. */
+static SockObject *dress(ReflexObject *self, PyObject *service, uint64_t cookie, const struct sockaddr_un *peer) {
+    PyObject *app = PyObject_GetAttrString(service, "app"), *parent = PyObject_GetAttrString(service, "socket");
+    SockObject *sock =
+        app == NULL || parent == NULL ? NULL : new_sock(self, app, cookie, ((SockObject *)parent)->family, 1);
+    Py_XDECREF(app);
+    if (sock == NULL) {
+        Py_XDECREF(parent);
+        return NULL;
+    }
+    replace(&sock->options, ((SockObject *)parent)->options);
+    sock->parent = parent;
+    sock->link = PyBytes_FromStringAndSize(peer->sun_path, NAME_SIZE);
+    sock->phase = CONNECTED;
+    sock->named = sock->accepted = 1;
+    if (sock->link == NULL) {
+        Py_DECREF((PyObject *)sock);
+        return NULL;
+    }
+    return add_sock(self, sock);
+}
+
+/* A record in the journal of who serves a client: its name does not say it. The number; 0 when there is none left. */
+static int note_led(ReflexObject *self, Py_buffer *journal, struct led led) {
+    if (journal->len < (Py_ssize_t)(LEDS_AT + LEDS * sizeof led)) {
+        return 0;
+    }
+    int number = self->free_leds > 0 ? self->free_led[--self->free_leds] : self->next_led < LEDS ? self->next_led++ : 0;
+    if (number > 0) {
+        ((struct led *)(void *)((char *)journal->buf + LEDS_AT))[number] = led;
+    }
+    return number;
+}
+
+static void forget_led(ReflexObject *self, Py_buffer *journal, int number) {
+    ((struct led *)(void *)((char *)journal->buf + LEDS_AT))[number] = (struct led){0};
+    self->free_led[self->free_leds++] = number;
+}
+
+/* Give a connection to a call that waits for it. 1; 0 where Python must look, and nothing was touched; -1 with an
+ * exception set; REFUSED: the call could not take it, and was told so. */
+static int give(ReflexObject *self, PyObject *service, int end, long long client_cookie, const struct waiter *waiter,
+                Py_buffer *journal) {
+    struct sockaddr_un peer;
+    socklen_t size = sizeof peer;
+    struct connection_name name;
+    uint64_t cookie;
+    socklen_t length = sizeof cookie;
+    if (!can_take(waiter, service) || getpeername(end, (struct sockaddr *)&peer, &size) < 0 ||
+        !read_name(&peer, size, &name) || getsockopt(end, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
+        return 0;
+    }
+    int number = -1;
+    PyObject *parent = PyObject_GetAttrString(service, "socket");
+    if (parent != NULL) {
+        uint64_t serial = (uint64_t)((SockObject *)parent)->service;
+        number = note_led(self, journal, (struct led){(uint64_t)client_cookie, cookie, serial});
+        Py_DECREF(parent);
+    }
+    if (number <= 0) {
+        return number;
+    }
+    SockObject *sock = dress(self, service, cookie, &peer); /* known before the app can use it */
+    if (sock == NULL) {
+        return -1;
+    }
+    sock->led = number;
+    union peer_address client;
+    length = shown_address(name.client_ip, name.client_size, name.client_port, sock->family, &client);
+    int error = waiter->pointers[0] == 0 ? 0
+                                         : write_pair(waiter->listener, waiter->id, waiter->tid, waiter->pointers[0],
+                                                      waiter->pointers[1], &client, (int32_t)length);
+    struct seccomp_notif_addfd add = {.id = waiter->id,
+                                      .srcfd = (uint32_t)end,
+                                      .newfd_flags = waiter->parked->flags & SOCK_CLOEXEC ? O_CLOEXEC : 0,
+                                      .flags = SECCOMP_ADDFD_FLAG_SEND};
+    if (!error) {
+        inherit(waiter->listening->fd, end);
+        fcntl(end, F_SETFL, O_RDWR | (waiter->parked->flags & SOCK_NONBLOCK));
+        close_guarded(waiter->listening->fd); /* before the reply: see accept_given */
+        waiter->listening->fd = -1;
+        error = ioctl(waiter->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0 ? errno : 0;
+    }
+    if (!error) {
+        return 1;
+    }
+    forget_led(self, journal, number);
+    if (error != ENOENT) {
+        reply_value(waiter->listener, waiter->id, 0, error);
+    }
+    return forget_sock(self, cookie) < 0 ? -1 : REFUSED;
+}
+
+/* What the client's socket tells of it later: who serves it, and what its first bytes were about. 0; -1 with an
+ * exception set. */
+static int tell_client(ReflexObject *self, long long cookie, PyObject *service, PyObject *found) {
+    PyObject *sock = look_up(self->sockets, (uint64_t)cookie);
+    if (sock == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    PyObject *app = PyObject_GetAttrString(service, "app");
+    PyObject *id = app == NULL ? NULL : PyObject_GetAttrString(app, "id");
+    int status = id == NULL || PyObject_SetAttrString(sock, "peer_app", id) < 0
+                     ? -1
+                     : PyObject_SetAttrString(sock, "found", found);
+    Py_XDECREF(id);
+    Py_XDECREF(app);
+    return status;
+}
+
+/* Lead a held connection where others with such first bytes were led. 1; 0 when Python must look; -1 with an exception
+ * set. Where the call that waited could not take it, (on_refused, parked, number, entry, data, found) follows. */
+static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObject *entry, RouteObject *choice,
+                PyObject *data, PyObject *found, Py_buffer *journal, PyObject **event) {
+    Py_ssize_t index = choose(self, choice);
+    PyObject *service = service_of(choice, index);
+    long long cookie = PyLong_AsLongLong(PyList_GetItem(entry, 2));
+    struct waiter waiter = {.parked = NULL};
+    int status = is_plain(service);
+    status = status > 0 ? find_waiter(module, service, &waiter) : status;
+    if (status > 0) {
+        status = waiter.parked == NULL ? 0 : give(self, service, fd, cookie, &waiter, journal);
+    }
+    if (status == REFUSED) {
+        *event = Py_BuildValue("(OOiOOO)", self->on_refused, waiter.parked, fd, entry, data, found);
+        status = *event == NULL ? -1 : 1;
+    } else if (status > 0) {
+        FdObject *owned = (FdObject *)PyList_GetItem(entry, 0);
+        PyObject *app = ((RouteObject *)PyList_GetItem(entry, 1))->app;
+        epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+        close_guarded(owned->fd);
+        owned->fd = -1;
+        choice->counts[index]++;
+        status = let_go(self, fd, app) < 0 || was_served(service, &waiter, journal) < 0 ||
+                         tell_client(self, cookie, service, found) < 0
+                     ? -1
+                     : 1;
+    }
+    leave_waiter(&waiter);
+    return status;
+}
+
+/* What has come of a connection that is held. NULL with an exception set; None when it was led where it belongs; or an
+ * event: (on_bytes, number, entry, bytes or -errno, what read_request found or None), or what `lead` makes. */
+PyObject *first_bytes(PyObject *module, ReflexObject *self, int epoll, int fd, Py_buffer *journal) {
+    PyObject *entry = look_up(self->held, (uint64_t)fd);
+    if (entry == NULL || self->on_bytes == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    RouteObject *route = (RouteObject *)PyList_GetItem(entry, 1);
+    PyObject *arguments[] = {PyLong_FromLong(fd), PyLong_FromLong(route->limit)};
+    PyObject *data = arguments[0] == NULL || arguments[1] == NULL ? NULL : k_peek(module, arguments, 2);
+    PyObject *event = NULL, *found = NULL;
+    if (data != NULL) {
+        found = PyBytes_Check(data) ? read_request(PyBytes_AsString(data), PyBytes_Size(data)) : Py_NewRef(Py_None);
+    }
+    if (found != NULL) {
+        RouteObject *choice = found == Py_None ? NULL : decided(route, found);
+        Py_INCREF(entry);
+        int led =
+            choice == NULL ? unknown() : lead(module, self, epoll, fd, entry, choice, data, found, journal, &event);
+        if (led == 0) {
+            event = PyTuple_Pack(5, self->on_bytes, arguments[0], entry, data, found);
+        } else if (led > 0 && event == NULL) {
+            event = Py_NewRef(Py_None);
+        }
+        Py_DECREF(entry);
+    }
+    Py_XDECREF(found);
+    Py_XDECREF(data);
+    Py_XDECREF(arguments[0]);
+    Py_XDECREF(arguments[1]);
+    return event;
+}
