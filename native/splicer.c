@@ -277,7 +277,8 @@ static bool copy(struct flow *f) {
         return nothing_taken(f, got);
     f->burst += (size_t)got;
     f->bulk = got >= MANY;
-    if (got < (ssize_t)sizeof scratch && !f->from->ending) { /* epoll(7): of a stream, that was all */
+    /* epoll(7): of a stream, that was all; not of a Unix one, where a read ends at each message with descriptors. */
+    if (got < (ssize_t)sizeof scratch && f->from->tcp && !f->from->ending) {
         f->from->readable = false;
         f->burst = 0;
     }

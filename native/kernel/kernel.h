@@ -112,8 +112,8 @@ typedef struct {
     unsigned long long served[CALLS];
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
-    PyObject *held, *crowd, *parked;
-    PyObject *on_arrival, *on_left, *on_wait, *on_hold, *on_bytes, *on_refused, *on_set;
+    PyObject *held, *crowd, *parked, *touched;
+    PyObject *on_arrival, *on_left, *on_wait, *on_hold, *on_bytes, *on_refused, *on_touch;
     uint64_t dice;
     int *free_led, free_leds, next_led; /* records that were given back, and the first that never was taken */
     int most_held, most_by_app;
@@ -154,6 +154,8 @@ PyObject *fd_result(PyObject *module, int fd);
 void release(PyObject *module, PyObject *object);
 PyObject *errno_result(int result);
 int vm_copy(int tid, uint64_t address, void *data, size_t size, int write);
+int vm_write_both(int tid, uint64_t one, const void *data, size_t size, uint64_t other, const void *more,
+                  size_t length);
 int is_valid(int listener, uint64_t id);
 int write_pair(int listener, uint64_t id, int tid, uint64_t address, uint64_t length_address, const void *data,
                int32_t length);
@@ -219,5 +221,13 @@ struct led {
 };
 #define LEDS_AT (BIRTHS_AT + (1 + BIRTHS) * 16)
 #define LEDS 32768 /* the first is none */
+
+/* Behind that, a ring of the options that were set last on sockets that are not connected; the first counts them. */
+struct written {
+    uint64_t cookie;
+    int32_t level, name, value, unused;
+};
+#define SETS_AT (LEDS_AT + LEDS * 24)
+#define SETS 4096
 
 #endif

@@ -20,6 +20,14 @@ int vm_copy(int tid, uint64_t address, void *data, size_t size, int write) {
     return done == (ssize_t)size ? 0 : -1;
 }
 
+/* Write twice by one call. 0, or -1 when either failed. */
+int vm_write_both(int tid, uint64_t one, const void *data, size_t size, uint64_t other, const void *more,
+                  size_t length) {
+    struct iovec local[] = {{(void *)data, size}, {(void *)more, length}};
+    struct iovec remote[] = {{(void *)(uintptr_t)one, size}, {(void *)(uintptr_t)other, length}};
+    return process_vm_writev(tid, local, 2, remote, 2, 0) == (ssize_t)(size + length) ? 0 : -1;
+}
+
 PyObject *k_vm_write(ARGS) {
     int tid;
     uint64_t address;
@@ -147,11 +155,8 @@ int write_pair(int listener, uint64_t id, int tid, uint64_t address, uint64_t le
     if (room < 0) {
         return EINVAL;
     }
-    if (vm_copy(tid, address, (void *)data, (size_t)(room < length ? room : length), 1) ||
-        vm_copy(tid, length_address, &length, sizeof length, 1)) {
-        return EFAULT;
-    }
-    return 0;
+    size_t size = (size_t)(room < length ? room : length);
+    return vm_write_both(tid, address, data, size, length_address, &length, sizeof length) ? EFAULT : 0;
 }
 
 PyObject *k_write_result(ARGS) {

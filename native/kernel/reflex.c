@@ -201,7 +201,8 @@ static int serve_steady(PyObject *module, ReflexObject *self, int listener, cons
 /* `event` is what Python has to do after a call that was answered: (on_arrival, service), there is a connection for
  * whoever waits in accept(2); (on_left, service, (Fd, peer, errno), ...), one could not be handed over; (on_wait,
  * service, Fd, flags, notification), nothing is there to accept; (on_hold,), a connection is held, and nobody looks at
- * the time; (on_set, socket), an option that still matters was set: of a connection it is only ever read back. */
+ * the time; (on_touch,), an option that still matters was set, and nobody notes these: of a connection it is only ever
+ * read back. */
 int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tcp, const struct seccomp_notif *n,
            Py_buffer *journal, PyObject **event) {
     int call = 0;
@@ -228,7 +229,7 @@ int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tc
         status = serve_get_option(module, self, listener, n);
         break;
     case SETSOCKOPT:
-        status = serve_set_option(module, self, listener, n, event);
+        status = serve_set_option(module, self, listener, n, journal, event);
         break;
     case SENDTO:
     case SENDMSG:

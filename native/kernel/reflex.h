@@ -38,7 +38,7 @@ int serve_accept(PyObject *module, ReflexObject *self, int listener, const struc
                  PyObject **event);
 int serve_name(PyObject *module, ReflexObject *self, int listener, int of_peer, const struct seccomp_notif *n);
 int serve_set_option(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n,
-                     PyObject **event);
+                     Py_buffer *journal, PyObject **event);
 int serve_get_option(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n);
 
 Py_ssize_t choose(ReflexObject *self, RouteObject *route);

@@ -69,8 +69,30 @@ static struct question question_of(const SockObject *sock, const struct seccomp_
                              .value = value};
 }
 
+/* An option of a socket that is not connected: if we die now, this is all that tells of it. */
+static void note_set(Py_buffer *journal, long long cookie, const struct question *question) {
+    if (journal->len >= (Py_ssize_t)(SETS_AT + (1 + SETS) * sizeof(struct written))) {
+        struct written *ring = (struct written *)(void *)((char *)journal->buf + SETS_AT);
+        ring[1 + ring[0].cookie++ % SETS] =
+            (struct written){(uint64_t)cookie, question->level, question->name, question->value, 0};
+    }
+}
+
+/* Python notes it, with others, when it has time. */
+static int touch(ReflexObject *self, SockObject *sock, PyObject **event) {
+    int first = PyDict_Size(self->touched) == 0;
+    PyObject *key = PyLong_FromLongLong(sock->cookie);
+    int status = key == NULL ? -1 : PyDict_SetItem(self->touched, key, (PyObject *)sock);
+    Py_XDECREF(key);
+    if (status < 0 || !first || self->on_touch == NULL) {
+        return status < 0 ? -1 : 1;
+    }
+    *event = PyTuple_Pack(1, self->on_touch);
+    return *event == NULL ? -1 : 1;
+}
+
 int serve_set_option(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n,
-                     PyObject **event) {
+                     Py_buffer *journal, PyObject **event) {
     int fd, value;
     SockObject *sock;
     if ((int)n->data.args[4] != sizeof value || PyDict_Size(self->steps) == 0) {
@@ -90,8 +112,13 @@ int serve_set_option(PyObject *module, ReflexObject *self, int listener, const s
         return unknown();
     }
     replace(&sock->options, PyTuple_GetItem(step, 1));
+    if (question.state & UP) {
+        reply_value(listener, n->id, 0, 0);
+        return 1;
+    }
+    note_set(journal, sock->cookie, &question);
     reply_value(listener, n->id, 0, 0);
-    return question.state & UP ? 1 : then(event, self->on_set, (PyObject *)sock, NULL);
+    return touch(self, sock, event);
 }
 
 /* SO_ORIGINAL_DST of a connection that was led here: where its client wanted to go. */
@@ -145,8 +172,8 @@ int serve_get_option(PyObject *module, ReflexObject *self, int listener, const s
         return unknown();
     }
     uint32_t length = (uint32_t)size;
-    int fault = vm_copy((int)n->pid, n->data.args[3], data, (size_t)size, 1) ||
-                vm_copy((int)n->pid, n->data.args[4], &length, sizeof length, 1);
+    int fault =
+        vm_write_both((int)n->pid, n->data.args[3], data, (size_t)size, n->data.args[4], &length, sizeof length);
     reply_value(listener, n->id, 0, fault ? EFAULT : 0);
     return 1;
 }

@@ -354,8 +354,10 @@ PyType_Spec route_spec = {
 #define DICTIONARIES(X)                                                                                                \
     X(apps)                                                                                                            \
     X(pidfds)                                                                                                          \
-    X(sockets) X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked)
-#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_set)
+    X(sockets)                                                                                                         \
+    X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked)           \
+        X(touched)
+#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_touch)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
                                               "getpeername", "getsockopt", "setsockopt", "sendto",  "sendmsg"};

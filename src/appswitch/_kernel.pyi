@@ -114,7 +114,8 @@ class Reflex:
     on_wait: Callable[[Any, Fd, int, tuple[int, ...]], None]  # a service, its listener, flags, and a call of accept(2)
     # that finds nothing and may wait without an end
     on_hold: Callable[[], None]
-    on_set: Callable[[Any], None]  # an option of a socket that is not connected was set
+    touched: dict[int, Any]  # sockets that are not connected, of which an option was set, by cookie
+    on_touch: Callable[[], None]  # there is one, and nobody looks after them
     on_bytes: Callable[[int, list[Any], bytes | int, Any], None]  # number, entry, what is there or -errno, attributes
     on_refused: Callable[[Any, int, list[Any], bytes, Any], None]  # a parked call could not take a held connection, and
     # was told so; then as for ``on_bytes``

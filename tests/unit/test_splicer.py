@@ -848,6 +848,7 @@ def test_a_socket_that_lingers_holds_nobody_up(splicer: Splicer, link: Link) -> 
     """Sent along with an app's bytes it has nobody else: its close(2) would take ten minutes, and everybody's time."""
     hostile = Link(splicer)
     sockets = []
+    splicer.process.send_signal(signal.SIGSTOP)  # else it may be faster, and who lingers is this test
     for _ in range(3):
         near, far = tcp_ends()
         fill(near)
@@ -855,6 +856,7 @@ def test_a_socket_that_lingers_holds_nobody_up(splicer: Splicer, link: Link) -> 
         socket.send_fds(hostile.app, [b"x"], [near.fileno()])
         near.close()
         sockets.append(far)
+    splicer.process.send_signal(signal.SIGCONT)
     assert take(hostile.remote, 3) == b"xxx"
     link.echo()
     hostile.close()

@@ -96,6 +96,7 @@ class Switch:
         self.kept = kept
         self.memory = Memory(kept.memory or fresh_memory())
         self.sockets = Sockets(reflex.sockets, reflex.listening, self.memory)
+        self.sockets.touched = reflex.touched
         self.services = Services(self.table, self.sockets, reflex.services)
         self.reflexes = Reflexes(reflex)
         self.datagrams = Datagrams(self.apps, reflex.steady, self.policies, config.node_ips)
@@ -143,7 +144,7 @@ class Switch:
         self.holding = Holding(self)
         loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
         loop.reflex.on_wait = lambda service, fd, *call: accept.waits(self, service, fd, *call)
-        loop.reflex.on_set = self.sockets.keep
+        loop.reflex.on_touch = lambda: self.sockets.keep_touched(loop)
         loop.reflex.on_left = lambda service, left, *call: accept.left(self, service, left, *call)
         self.waiting = Waiting(self)
         self.delegation = Delegation(self)

@@ -5,7 +5,8 @@ ever; its successor finds it here. Slot 0 is the call in hand, written by the ke
 are calls that wait.
 Behind the slots is a ring of the sockets that were made last, written by `_kernel.wait` as well (BIRTHS of kernel.h):
 nobody else knows of a Unix socket that nothing was done with yet whether it stands for IPv4 or IPv6.
-Behind that is who serves the connections that were held and then led without Python (LEDS of kernel.h).
+Behind that is who serves the connections that were held and then led without Python (LEDS of kernel.h), and a ring of
+the options that were set last on sockets that are not connected (SETS).
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _RING = SLOTS * _SLOT.size  # where it begins: with the number of births so far
 _LEDS = _RING + (1 + BIRTHS) * _BIRTH.size  # where records of held connections begin; the first is none
 LEDS = 32768
 _LED = struct.Struct("=3Q")  # cookies of both ends, client's and server's, and the service's id
-SIZE = _LEDS + LEDS * _LED.size
+_SETS = _LEDS + LEDS * _LED.size  # the ring of options: with the number of them so far
+SETS = 4096
+_SET = struct.Struct("=Qiii4x")  # cookie, level, name, value
+SIZE = _SETS + (1 + SETS) * _SET.size
 
 
 class Journal:
@@ -77,12 +81,12 @@ class Journal:
 
     def births(self) -> dict[int, int]:
         """The sockets that were made last, by cookie."""
-        ring = self.map[_RING + _BIRTH.size : SIZE]
+        ring = self.map[_RING + _BIRTH.size : _LEDS]
         return {cookie: what for cookie, what in _BIRTH.iter_unpack(ring) if cookie}
 
     def led(self) -> list[tuple[int, int, int]]:
         """Held connections that an earlier switch led to a service: both cookies, client's and server's, and its id."""
-        data = self.map[_LEDS:SIZE]
+        data = self.map[_LEDS:_SETS]
         return [record for record in _LED.iter_unpack(data) if record[0]]
 
     def forget_led(self, number: int) -> None:
@@ -92,7 +96,17 @@ class Journal:
 
     def forget_all_led(self) -> None:
         """They are noted elsewhere."""
-        self.map[_LEDS:SIZE] = bytes(SIZE - _LEDS)
+        self.map[_LEDS:_SETS] = bytes(_SETS - _LEDS)
+
+    def written(self) -> dict[int, dict[tuple[int, int], bytes]]:
+        """The options, by cookie, level and name."""
+        found: dict[int, dict[tuple[int, int], bytes]] = {}
+        head, *ring = _SET.iter_unpack(self.map[_SETS:SIZE])
+        first = head[0] % SETS if head[0] > SETS else 0  # the oldest
+        for cookie, level, name, value in ring[first:] + ring[:first]:
+            if cookie:
+                found.setdefault(cookie, {})[level, name] = value.to_bytes(4, "little", signed=True)
+        return found
 
     def switches(self, pid: int) -> tuple[int, ...]:
         """This switch and its last predecessors: what waits in a listener's queue was connected by one of them."""

@@ -41,6 +41,7 @@ def restore(switch: Switch, journal: Journal) -> None:
         # Made, and not used since: of one that was, its name or a note tells.
         if cookie in unix and not unix[cookie][1] and cookie not in switch.sockets.by_cookie:
             switch.sockets.born[cookie] = what
+    _restore_options(switch, journal)
     _restore_services(switch)
     _note_led(switch, journal, unix)
     switch.loop.reflex.succeeded = bool(switch.sockets.noted)
@@ -64,6 +65,17 @@ def _restore_socket(switch: Switch, app: App, slot: int, note: SocketNote, unix:
     sock.slot, sock.inode = slot, inode
     if sock.bound is not None and sock.phase == NEW:
         app.bound.setdefault(sock.bound.port, []).append(sock)
+
+
+def _restore_options(switch: Switch, journal: Journal) -> None:
+    """Those that were set so shortly before that nobody had noted them."""
+    for cookie, options in journal.written().items():
+        sock = switch.sockets.by_cookie.get(cookie)
+        if sock is not None and sock.phase == NEW:
+            sock.options = {**sock.options, **options}
+            switch.sockets.keep(sock)
+        elif cookie in switch.sockets.born:
+            switch.sockets.written[cookie] = options
 
 
 def _note_led(switch: Switch, journal: Journal, unix: dict[int, tuple[int, bytes]]) -> None:

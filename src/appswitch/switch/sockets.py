@@ -7,6 +7,7 @@ is missing is made again from what the kernel knows, and from what an earlier sw
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET6, AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.apps import App
+from appswitch.switch.loop import Loop
 from appswitch.switch.memory import Memory, SocketNote
 
 # Phases. FINISHING: connected, but the app's next connect(2) must still be told so with 0 (inet_stream_connect()).
@@ -30,6 +32,8 @@ _SOL_SOCKET, _SO_TYPE, _SO_ACCEPTCONN = int(socket.SOL_SOCKET), int(socket.SO_TY
 _STREAM = int(socket.SOCK_STREAM)
 _SOL_IPV6, _V6ONLY, _SO_REUSEPORT = 41, 26, 15
 NO_OPTIONS: Options = {}
+SOON = 0.1  # seconds until options are noted
+SOME = 256  # of them in one go
 
 
 class Socket(_kernel.Sock):
@@ -187,6 +191,8 @@ class Sockets:
     def __init__(self, by_cookie: dict[int, Socket], listening: dict[bytes, Socket], memory: Memory) -> None:
         self._memory = memory
         self.noted: dict[int, tuple[int, SocketNote]] = {}  # by an earlier switch, of connections: see `recover`
+        self.touched: dict[int, Socket] = {}  # not noted yet: see `keep_touched`
+        self.written: dict[int, Options] = {}  # of those in ``born``
         self.born: dict[int, int] = {}  # made by an earlier switch, and not used since: as `Journal.births` has them
         self.on_forgotten: Callable[[int], None] = lambda _led: None  # a record of the journal is not needed any more
         self.by_cookie = by_cookie
@@ -201,6 +207,18 @@ class Sockets:
     def keep(self, sock: Socket) -> None:
         """Note what the kernel does not know of it, and what was just changed."""
         sock.slot = self._memory.put(sock.slot, sock.note())
+
+    def keep_touched(self, loop: Loop) -> None:
+        """Options were set, by `_kernel.wait`: in the journal is only what was set last."""
+        loop.after(SOON, lambda: self._keep_some(loop))
+
+    def _keep_some(self, loop: Loop) -> None:
+        for cookie in list(itertools.islice(self.touched, SOME)):
+            sock = self.touched.pop(cookie)
+            if self.by_cookie.get(cookie) is sock and sock.phase not in (CONNECTED, FINISHING):
+                self.keep(sock)
+        if self.touched:
+            self.keep_touched(loop)
 
     def forget(self, cookie: int) -> Socket | None:
         """The kernel no longer lists it. Its entry, if there was one."""
@@ -223,6 +241,7 @@ class Sockets:
         what = self.born.pop(cookie, None)
         if what is not None:
             made = self.by_cookie[cookie] = Socket(cookie, app, what & ~_kernel.BORN_TCP, not what & _kernel.BORN_TCP)
+            made.options = self.written.pop(cookie, NO_OPTIONS)
             return made
         raw = _kernel.getsockname(fd)
         if isinstance(raw, int):
