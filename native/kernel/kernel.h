@@ -109,7 +109,7 @@ enum call {
 
 typedef struct {
     PyObject_HEAD int numbers[CALLS];
-    unsigned long long served[CALLS];
+    unsigned long long served[CALLS], led;
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
     PyObject *held, *crowd, *parked, *touched;

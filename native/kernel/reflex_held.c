@@ -223,6 +223,7 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
         close_guarded(owned->fd);
         owned->fd = -1;
         choice->counts[index]++;
+        self->led++;
         status = let_go(self, fd, app) < 0 || was_served(service, &waiter, journal) < 0 ||
                          tell_client(self, cookie, service, found) < 0
                      ? -1

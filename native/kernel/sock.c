@@ -355,8 +355,7 @@ PyType_Spec route_spec = {
     X(apps)                                                                                                            \
     X(pidfds)                                                                                                          \
     X(sockets)                                                                                                         \
-    X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked)           \
-        X(touched)
+    X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked) X(touched)
 #define CALLBACKS(X) X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_touch)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
@@ -468,7 +467,8 @@ static PyMemberDef reflex_members[] = {
 #define CALLBACK(name) {#name, T_OBJECT, offsetof(ReflexObject, name), 0, NULL},
         CALLBACKS(CALLBACK)
 #undef CALLBACK
-            {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
+            {"led", T_ULONGLONG, offsetof(ReflexObject, led), READONLY, NULL},
+    {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
     {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},
     {"ticking", T_BOOL, offsetof(ReflexObject, ticking), 0, NULL},
     {"succeeded", T_BOOL, offsetof(ReflexObject, succeeded), 0, NULL},

@@ -104,6 +104,7 @@ class Reflex:
     answers: dict[bytes, tuple[Any, bytes]]  # options and a value, by question
     held: dict[int, list[Any]]  # Fd, route, cookie, port, since (CLOCK_MONOTONIC), looks; by the number of the Fd
     crowd: dict[int, int]  # how many are held, by app
+    led: int  # how many held connections went to a service without anybody's look
     most_held: int
     most_by_app: int
     ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does

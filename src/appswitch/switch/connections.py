@@ -52,7 +52,7 @@ def established(switch: Switch) -> Iterator[Established]:
 def _unix(switch: Switch) -> Iterator[Established]:
     for cookie, inode, _, _, _, peer, name in _kernel.dump_unix(_ESTABLISHED):
         link = naming.parse_connection(name)
-        sock = switch.sockets.by_cookie.get(cookie)
+        sock = switch.sockets.known(cookie)
         # Other daemons' apps, and who forges names, live in this network namespace as well.
         if link is None or not peer or (sock is None and not switch.recovered):
             continue
@@ -112,7 +112,7 @@ def rows(switch: Switch) -> Iterator[ConnectionRow]:
     known: Backends = {}
     for one in established(switch):
         cluster = switch.clusters.find(one.server)
-        sock = switch.sockets.by_cookie.get(one.cookie)
+        sock = switch.sockets.known(one.cookie)
         attributes = dict(sock.peeked or {}) if sock is not None else {}
         _, server, port = ends(switch, one, known)
         sent, received, rtt, retransmits = counted.get(one.cookie, _NOT_COUNTED)

@@ -231,6 +231,10 @@ class Sockets:
             sock.led = 0
         return sock
 
+    def known(self, cookie: int) -> Socket | SocketNote | None:
+        """What is known of a connection, be it by an earlier switch, and not used since."""
+        return self.by_cookie.get(cookie) or self.noted.get(cookie, (0, None))[1]
+
     def identify(self, fd: Fd, cookie: int, app: App) -> Socket | None:
         """The entry of a descriptor; None for what is no TCP socket to its app."""
         known = self.by_cookie.get(cookie)

@@ -73,4 +73,5 @@ def stats(switch: Switch) -> dict[str, float]:
     calls = {f"calls.{name}": count + at_once.get(name, 0) for name, count in switch.dispatch.counts.items()}
     times = {f"nanoseconds.{name}": ns for name, ns in switch.dispatch.nanoseconds.items()}
     undecided = {f"at_once.{name}": count for name, count in at_once.items()}
+    undecided["at_once.held"] = float(switch.loop.reflex.led)
     return {**sizes, **flows, **calls, **undecided, **times}

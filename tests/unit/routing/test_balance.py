@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import get_args
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -531,3 +531,57 @@ def test_a_choice_without_a_table_is_as_stable() -> None:
         assert other is not None
         assert other != one
     assert picking._without_table(pool, 1, {one.key for one in candidates}) is None
+
+
+# -- choices made in advance
+
+
+@given(
+    lbtype=st.sampled_from(LBTYPES),
+    weights=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    before=st.integers(1, 20),
+    led=st.integers(0, 40),
+    key=st.binary(max_size=2),
+)
+def test_what_is_planned_is_what_would_be_chosen(
+    lbtype: LbType, weights: list[int], before: int, led: int, key: bytes
+) -> None:
+    """By turns: each one that is planned, in that order, and afterwards whoever would have been next."""
+    some = tuple(
+        candidate(name, weight, index=at) for at, (name, weight) in enumerate(zip("abcdef", weights, strict=False))
+    )
+    asked, planned = Chooser(lbtype), Chooser(lbtype)
+    for choose in (asked, planned):
+        for _ in range(before):
+            choose(some, key)
+    plan = planned.balancer.plan(some, now=0.0, key=key)
+    if plan is None:
+        assert lbtype == "LeastConnections"
+        return
+    if plan.drawn:
+        assert lbtype == "Random" or not key
+        assert plan.turns == some
+        return
+    turns = [plan.turns[at % len(plan.turns)].key for at in range(led)]
+    assert turns == [asked(some, key) for _ in range(led)]
+    plan.took(led)
+    assert [planned(some, key) for _ in range(12)] == [asked(some, key) for _ in range(12)]
+
+
+@every
+def test_nothing_is_planned_while_somebody_is_ejected_or_may_be_full(lbtype: LbType) -> None:
+    choose = Chooser(lbtype)
+    choose(equals("ab"), b"k")
+    choose.eject("a")
+    assert choose.balancer.plan(equals("ab"), now=choose.now, key=b"k") is None
+    limited = Chooser(lbtype, Limits(connections=5))
+    limited(equals("ab"), b"k")
+    assert limited.balancer.plan(equals("ab"), now=0.0, key=b"k") is None
+    assert Chooser(lbtype).balancer.plan((), now=0.0) is None
+
+
+def test_weights_without_a_common_measure_are_not_planned() -> None:
+    some = (candidate("a", 997), candidate("b", 991))
+    choose = Chooser("Weighted")
+    choose(some)
+    assert choose.balancer.plan(some, now=0.0) is None

@@ -122,3 +122,43 @@ def test_predecessors_are_no_calls(memory: Fd) -> None:
     journal.switches(2)
     assert [entry for _, entry in journal.recall()] == []
     assert journal.switches(3) == (3, 2, 1)
+
+
+LEDS, LED, BIRTHS = 32768, 24, 4096
+LEDS_AT = SLOTS * SLOT_SIZE + (1 + BIRTHS) * 16
+SETS_AT, SETS = LEDS_AT + LEDS * LED, 4096
+
+
+def test_who_serves_a_client_is_found(memory: Fd) -> None:
+    journal = Journal(memory)
+    for number in (1, 2, LEDS - 1):
+        struct.pack_into("=3Q", journal.map, LEDS_AT + number * LED, number, 100 + number, 7)
+    journal.forget_led(2)
+    found = Journal(memory)
+    assert found.led() == [(1, 101, 7), (LEDS - 1, LEDS + 99, 7)]
+    assert found.births() == {}
+    assert found.written() == {}
+    found.forget_all_led()
+    assert Journal(memory).led() == []
+
+
+def put(journal: Journal, count: int, cookie: int, name: int, value: int) -> None:
+    """As reflex_options.c writes one down."""
+    struct.pack_into("=Qiii", journal.map, SETS_AT + (1 + count % SETS) * 24, cookie, 6, name, value)
+    struct.pack_into("=Q", journal.map, SETS_AT, count + 1)
+
+
+def test_the_last_value_of_an_option_is_found(memory: Fd) -> None:
+    journal = Journal(memory)
+    put(journal, 0, 77, 1, 1)
+    put(journal, 1, 77, 1, -1)
+    put(journal, 2, 78, 1, 1)
+    assert Journal(memory).written() == {77: {(6, 1): b"\xff" * 4}, 78: {(6, 1): b"\1\0\0\0"}}
+    assert Journal(memory).led() == []
+
+
+def test_also_where_the_ring_has_gone_round(memory: Fd) -> None:
+    journal = Journal(memory)
+    put(journal, SETS - 1, 77, 1, 1)
+    put(journal, SETS, 77, 1, 2)
+    assert Journal(memory).written()[77] == {(6, 1): b"\2\0\0\0"}
