@@ -112,11 +112,11 @@ typedef struct {
     unsigned long long served[CALLS], led;
     PyObject *sock_type, *no_options;
     PyObject *apps, *pidfds, *sockets, *listening, *services, *routes, *own_names, *steps, *answers, *steady;
-    PyObject *held, *crowd, *parked, *touched;
-    PyObject *on_arrival, *on_left, *on_wait, *on_hold, *on_bytes, *on_refused, *on_touch;
+    PyObject *held, *crowd, *parked, *touched, *tickets;
+    PyObject *on_arrival, *on_left, *on_wait, *on_hold, *on_bytes, *on_refused, *on_unclaimed, *on_touch;
     uint64_t dice;
     int *free_led, free_leds, next_led; /* records that were given back, and the first that never was taken */
-    int most_held, most_by_app;
+    int most_held, most_by_app, ticketed;
     char ticking;   /* T_BOOL: somebody looks at what is held, and for how long */
     char succeeded; /* T_BOOL: an earlier switch has noted what it knew of connections, and Python has the notes */
 } ReflexObject;
@@ -197,6 +197,10 @@ union peer_address {
     struct sockaddr_in in;
     struct sockaddr_in6 in6;
 };
+
+/* The name of a socket whose connection stands in a queue for another one, as switch/naming.py has it. */
+#define TICKET 'T'
+enum { TICKET_SIZE = HEAD_SIZE + 1 };
 
 void write_head(char *text, int port);
 int read_name(const struct sockaddr_un *peer, socklen_t size, struct connection_name *name);

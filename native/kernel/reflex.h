@@ -14,10 +14,10 @@ struct ends {
 
 /* A call of accept(2) that waits, as switch/parking.py has it. */
 struct waiter {
-    ParkedObject *parked; /* owned; NULL: nobody waits */
-    int listener, tid;
+    ParkedObject *parked; /* owned; NULL: nobody waits, or it is the call in hand */
+    int listener, tid, flags;
     uint64_t id, pointers[2];
-    FdObject *listening; /* our duplicate of the socket; `parked` has it */
+    int *listening; /* our duplicate of the socket, somebody else's */
 };
 
 PyObject *look_up(PyObject *dictionary, uint64_t number);
@@ -51,6 +51,11 @@ int can_take(const struct waiter *waiter, PyObject *service);
 int was_served(PyObject *service, struct waiter *waiter, Py_buffer *journal);
 int wake_waiter(PyObject *module, ReflexObject *self, PyObject *service, struct waiter *waiter, Py_buffer *journal,
                 PyObject **event);
+
+enum { REFUSED = 2 };
+int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct waiter *waiter, Py_buffer *journal);
+int queue(ReflexObject *self, PyObject *service, PyObject *entry);
+PyObject *claim(ReflexObject *self, PyObject *service, PyObject *peer);
 
 int has_room(ReflexObject *self, RouteObject *route);
 int take_end(int lobby, const struct sockaddr_un *own, socklen_t own_size);

@@ -42,7 +42,8 @@ static int read_waiter(PyObject *module, PyObject *parked, struct waiter *waiter
         number_of(notification, 5, &waiter->pointers[0]) == 0 &&
         number_of(notification, 6, &waiter->pointers[1]) == 0) {
         waiter->parked = (ParkedObject *)Py_NewRef(parked);
-        waiter->listening = (FdObject *)known->fd;
+        waiter->listening = &((FdObject *)known->fd)->fd;
+        waiter->flags = known->flags;
         waiter->listener = (int)listener;
         waiter->tid = (int)tid;
         status = 0;
@@ -69,7 +70,7 @@ void leave_waiter(struct waiter *waiter) { Py_CLEAR(waiter->parked); }
 
 /* Whether the call may be given a connection without Python: it waits for the service alone, and without an end. */
 int can_take(const struct waiter *waiter, PyObject *service) {
-    return waiter->parked->service == service && waiter->listening->fd >= 0;
+    return waiter->parked->service == service && *waiter->listening >= 0;
 }
 
 /* The call has its connection, and waits no longer. Its entry stays for its thread's next call. 0; -1 with an exception
@@ -103,17 +104,21 @@ int wake_waiter(PyObject *module, ReflexObject *self, PyObject *service, struct 
         return -1;
     }
     Py_DECREF(number);
-    int given = accept_given(module, waiter->listener, waiter->id, waiter->tid, waiter->listening->fd,
-                             &waiter->listening->fd, waiter->pointers, family, waiter->parked->flags, &left);
+    int given = accept_given(module, waiter->listener, waiter->id, waiter->tid, *waiter->listening, waiter->listening,
+                             waiter->pointers, family, waiter->flags, &left);
     if (given >= 0) {
         return was_served(service, waiter, journal) < 0 ? -1 : 1;
     }
     if (left == NULL) {
         return given == INT_MIN ? -1 : then(event, self->on_arrival, service, NULL);
     }
-    if (PyLong_AsLong(PyTuple_GetItem(left, 2)) == 0) { /* nobody's: closed with its Fd */
+    if (PyLong_AsLong(PyTuple_GetItem(left, 2)) == 0) { /* nobody's: closed with its Fd; or it stands for another */
+        PyObject *entry = claim(self, service, PyTuple_GetItem(left, 1));
         Py_DECREF(left);
-        return then(event, self->on_arrival, service, NULL);
+        if (entry != NULL) {
+            return then(event, self->on_unclaimed, service, entry);
+        }
+        return PyErr_Occurred() ? -1 : then(event, self->on_arrival, service, NULL);
     }
     *event = Py_BuildValue("(OONii)", self->on_left, service, left, -1, 0);
     return *event == NULL ? -1 : 1;
@@ -182,6 +187,43 @@ static int waits_for_ever(int fd) {
     return getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &size) == 0 && limit.tv_sec == 0 && limit.tv_usec == 0;
 }
 
+enum { NOBODY = 2, NOTHING };
+
+/* Give the caller the next connection in the queue. 1; NOTHING is there; NOBODY, that was no app's; -1 with an
+ * exception set. Where one could not be handed over, it is Python's: on_left, on_unclaimed. */
+static int take_next(PyObject *module, ReflexObject *self, PyObject *service, int family, struct waiter *caller,
+                     Py_buffer *journal, PyObject **event) {
+    PyObject *left;
+    int number = accept_given(module, caller->listener, caller->id, caller->tid, *caller->listening, caller->listening,
+                              caller->pointers, family, caller->flags, &left);
+    if (number != INT_MIN) {
+        if (number < 0 && number != -EAGAIN) {
+            reply_value(caller->listener, caller->id, 0, -number);
+        }
+        return number == -EAGAIN ? NOTHING : 1;
+    }
+    if (left == NULL) {
+        return -1;
+    }
+    if (PyLong_AsLong(PyTuple_GetItem(left, 2)) !=
+        0) { /* not to be lost: Python puts it back and rings, and then replies */
+        *event =
+            Py_BuildValue("(OONiK)", self->on_left, service, left, caller->listener, (unsigned long long)caller->id);
+        return *event == NULL ? -1 : 1;
+    }
+    PyObject *entry = claim(self, service, PyTuple_GetItem(left, 1));
+    Py_DECREF(left);
+    if (entry == NULL) {
+        return PyErr_Occurred() ? -1 : NOBODY; /* closed: not by us, or rung for nothing */
+    }
+    int given = give(self, service, entry, caller, journal);
+    if (given == REFUSED) {
+        return then(event, self->on_unclaimed, service, entry);
+    }
+    Py_DECREF(entry);
+    return given == 0 ? NOBODY : given;
+}
+
 int serve_accept(PyObject *module, ReflexObject *self, int listener, const struct seccomp_notif *n, Py_buffer *journal,
                  PyObject **event) {
     int flags = n->data.nr == self->numbers[ACCEPT4] ? (int)n->data.args[3] : 0, fd;
@@ -201,36 +243,30 @@ int serve_accept(PyObject *module, ReflexObject *self, int listener, const struc
         close_soon(fd, 1);
         return plain;
     }
-    PyObject *left;
-    const uint64_t pointers[] = {n->data.args[1], n->data.args[2]};
-    int held = fd, family = sock->family, number;
-    do { /* who is not trusted is nobody's connection, and closed */
-        number = accept_given(module, listener, n->id, (int)n->pid, fd, &held, pointers, family, flags, &left);
-        if (number == INT_MIN && left == NULL) {
-            status = -1;
-        } else if (number == INT_MIN && PyLong_AsLong(PyTuple_GetItem(left, 2)) != 0) {
-            /* Not to be lost: Python puts it back and rings, and then replies. */
-            *event = Py_BuildValue("(OOOiK)", self->on_left, service, left, listener, (unsigned long long)n->id);
-            status = *event == NULL ? -1 : 1;
-            number = 0;
-        } else if (number == -EAGAIN) {
-            if (fcntl(fd, F_GETFL) & O_NONBLOCK) {
-                close_guarded(fd);
-                held = -1;
-                reply_value(listener, n->id, 0, EAGAIN);
-            } else if (waits_for_ever(fd)) {
-                held = -1;
-                status = park(module, self, service, fd, flags, listener, n, journal, event);
-            } else {
-                status = 0;
-            }
-        } else if (number < 0 && number != INT_MIN) {
-            reply_value(listener, n->id, 0, -number);
+    struct waiter caller = {.listener = listener,
+                            .tid = (int)n->pid,
+                            .flags = flags,
+                            .id = n->id,
+                            .pointers = {n->data.args[1], n->data.args[2]},
+                            .listening = &fd};
+    do {
+        status = take_next(module, self, service, sock->family, &caller, journal, event);
+    } while (status == NOBODY);
+    if (status == NOTHING) {
+        if (fcntl(fd, F_GETFL) & O_NONBLOCK) {
+            close_guarded(fd);
+            fd = -1;
+            reply_value(listener, n->id, 0, EAGAIN);
+            status = 1;
+        } else if (waits_for_ever(fd)) {
+            status = park(module, self, service, fd, flags, listener, n, journal, event);
+            fd = -1;
+        } else {
+            status = 0;
         }
-        Py_XDECREF(left);
-    } while (number == INT_MIN && status == 1);
-    if (held >= 0) {
-        close_soon(held, 1);
+    }
+    if (fd >= 0) {
+        close_soon(fd, 1);
     }
     return status;
 }

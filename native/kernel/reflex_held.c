@@ -1,8 +1,6 @@
 /* Connections that are held for their first bytes. */
 #include "reflex.h"
 
-enum { REFUSED = 2 };
-
 /* How many connections of an app are held. -1 with an exception set. */
 static long crowd_of(ReflexObject *self, PyObject *app) {
     PyObject *count = PyDict_GetItemWithError(self->crowd, app);
@@ -129,34 +127,33 @@ static void forget_led(ReflexObject *self, Py_buffer *journal, int number) {
     self->free_led[self->free_leds++] = number;
 }
 
-/* Give a connection to a call that waits for it. 1; 0 where Python must look, and nothing was touched; -1 with an
- * exception set; REFUSED: the call could not take it, and was told so. */
-static int give(ReflexObject *self, PyObject *service, int end, long long client_cookie, const struct waiter *waiter,
-                Py_buffer *journal) {
+/* Its descriptor is closed; the entry owns nothing any more. */
+static void close_entry(PyObject *entry) {
+    FdObject *owned = (FdObject *)PyList_GetItem(entry, 0);
+    close_guarded(owned->fd);
+    owned->fd = -1;
+}
+
+/* Give a connection that was held (its entry) to a call of accept(2). 1; 0 where that cannot be, and nothing was
+ * touched; -1 with an exception set; REFUSED: the call could not take it, and was told so. */
+int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct waiter *waiter, Py_buffer *journal) {
     struct sockaddr_un peer;
     socklen_t size = sizeof peer;
     struct connection_name name;
     uint64_t cookie;
     socklen_t length = sizeof cookie;
-    if (!can_take(waiter, service) || getpeername(end, (struct sockaddr *)&peer, &size) < 0 ||
-        !read_name(&peer, size, &name) || getsockopt(end, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
+    int end = ((FdObject *)PyList_GetItem(entry, 0))->fd;
+    if (getpeername(end, (struct sockaddr *)&peer, &size) < 0 || !read_name(&peer, size, &name) ||
+        getsockopt(end, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
         return 0;
-    }
-    int number = -1;
-    PyObject *parent = PyObject_GetAttrString(service, "socket");
-    if (parent != NULL) {
-        uint64_t serial = (uint64_t)((SockObject *)parent)->service;
-        number = note_led(self, journal, (struct led){(uint64_t)client_cookie, cookie, serial});
-        Py_DECREF(parent);
-    }
-    if (number <= 0) {
-        return number;
     }
     SockObject *sock = dress(self, service, cookie, &peer); /* known before the app can use it */
     if (sock == NULL) {
         return -1;
     }
-    sock->led = number;
+    struct led led = {PyLong_AsUnsignedLongLong(PyList_GetItem(entry, 2)), cookie,
+                      (uint64_t)((SockObject *)sock->parent)->service};
+    sock->led = note_led(self, journal, led);
     union peer_address client;
     length = shown_address(name.client_ip, name.client_size, name.client_port, sock->family, &client);
     int error = waiter->pointers[0] == 0 ? 0
@@ -164,19 +161,22 @@ static int give(ReflexObject *self, PyObject *service, int end, long long client
                                                       waiter->pointers[1], &client, (int32_t)length);
     struct seccomp_notif_addfd add = {.id = waiter->id,
                                       .srcfd = (uint32_t)end,
-                                      .newfd_flags = waiter->parked->flags & SOCK_CLOEXEC ? O_CLOEXEC : 0,
+                                      .newfd_flags = waiter->flags & SOCK_CLOEXEC ? O_CLOEXEC : 0,
                                       .flags = SECCOMP_ADDFD_FLAG_SEND};
     if (!error) {
-        inherit(waiter->listening->fd, end);
-        fcntl(end, F_SETFL, O_RDWR | (waiter->parked->flags & SOCK_NONBLOCK));
-        close_guarded(waiter->listening->fd); /* before the reply: see accept_given */
-        waiter->listening->fd = -1;
+        inherit(*waiter->listening, end);
+        fcntl(end, F_SETFL, O_RDWR | (waiter->flags & SOCK_NONBLOCK));
+        close_guarded(*waiter->listening); /* before the reply: see accept_given */
+        *waiter->listening = -1;
         error = ioctl(waiter->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0 ? errno : 0;
     }
     if (!error) {
+        close_entry(entry);
         return 1;
     }
-    forget_led(self, journal, number);
+    if (sock->led > 0) {
+        forget_led(self, journal, sock->led);
+    }
     if (error != ENOENT) {
         reply_value(waiter->listener, waiter->id, 0, error);
     }
@@ -200,32 +200,30 @@ static int tell_client(ReflexObject *self, long long cookie, PyObject *service, 
     return status;
 }
 
-/* Lead a held connection where others with such first bytes were led. 1; 0 when Python must look; -1 with an exception
- * set. Where the call that waited could not take it, (on_refused, parked, number, entry, data, found) follows. */
+/* Lead a held connection where others with such first bytes were led: to a call that waits, or into the queue. 1; 0
+ * when Python must look; -1 with an exception set. Where the call that waited could not take it, (on_refused, parked,
+ * number, entry, data, found) follows. */
 static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObject *entry, RouteObject *choice,
                 PyObject *data, PyObject *found, Py_buffer *journal, PyObject **event) {
     Py_ssize_t index = choose(self, choice);
-    PyObject *service = service_of(choice, index);
-    long long cookie = PyLong_AsLongLong(PyList_GetItem(entry, 2));
+    PyObject *service = service_of(choice, index), *app = ((RouteObject *)PyList_GetItem(entry, 1))->app;
     struct waiter waiter = {.parked = NULL};
     int status = is_plain(service);
     status = status > 0 ? find_waiter(module, service, &waiter) : status;
-    if (status > 0) {
-        status = waiter.parked == NULL ? 0 : give(self, service, fd, cookie, &waiter, journal);
+    if (status > 0 && waiter.parked == NULL) {
+        status = queue(self, service, entry);
+    } else if (status > 0) {
+        status = can_take(&waiter, service) ? give(self, service, entry, &waiter, journal) : 0;
     }
     if (status == REFUSED) {
         *event = Py_BuildValue("(OOiOOO)", self->on_refused, waiter.parked, fd, entry, data, found);
         status = *event == NULL ? -1 : 1;
     } else if (status > 0) {
-        FdObject *owned = (FdObject *)PyList_GetItem(entry, 0);
-        PyObject *app = ((RouteObject *)PyList_GetItem(entry, 1))->app;
         epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
-        close_guarded(owned->fd);
-        owned->fd = -1;
         choice->counts[index]++;
         self->led++;
-        status = let_go(self, fd, app) < 0 || was_served(service, &waiter, journal) < 0 ||
-                         tell_client(self, cookie, service, found) < 0
+        status = let_go(self, fd, app) < 0 || (waiter.parked != NULL && was_served(service, &waiter, journal) < 0) ||
+                         tell_client(self, PyLong_AsLongLong(PyList_GetItem(entry, 2)), service, found) < 0
                      ? -1
                      : 1;
     }

@@ -110,6 +110,7 @@ static int parked_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->call);
     Py_VISIT(self->service);
+    Py_VISIT(self->fd);
     return 0;
 }
 
@@ -355,8 +356,10 @@ PyType_Spec route_spec = {
     X(apps)                                                                                                            \
     X(pidfds)                                                                                                          \
     X(sockets)                                                                                                         \
-    X(listening) X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked) X(touched)
-#define CALLBACKS(X) X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_touch)
+    X(listening)                                                                                                       \
+    X(services) X(routes) X(own_names) X(steps) X(answers) X(steady) X(held) X(crowd) X(parked) X(touched) X(tickets)
+#define CALLBACKS(X)                                                                                                   \
+    X(on_arrival) X(on_left) X(on_wait) X(on_hold) X(on_bytes) X(on_refused) X(on_unclaimed) X(on_touch)
 
 static const char *const call_names[CALLS] = {"socket",      "connect",    "accept",     "accept4", "getsockname",
                                               "getpeername", "getsockopt", "setsockopt", "sendto",  "sendmsg"};
@@ -467,7 +470,8 @@ static PyMemberDef reflex_members[] = {
 #define CALLBACK(name) {#name, T_OBJECT, offsetof(ReflexObject, name), 0, NULL},
         CALLBACKS(CALLBACK)
 #undef CALLBACK
-            {"led", T_ULONGLONG, offsetof(ReflexObject, led), READONLY, NULL},
+            {"ticketed", T_INT, offsetof(ReflexObject, ticketed), 0, NULL},
+    {"led", T_ULONGLONG, offsetof(ReflexObject, led), READONLY, NULL},
     {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
     {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},
     {"ticking", T_BOOL, offsetof(ReflexObject, ticking), 0, NULL},

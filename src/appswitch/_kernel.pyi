@@ -105,6 +105,11 @@ class Reflex:
     held: dict[int, list[Any]]  # Fd, route, cookie, port, since (CLOCK_MONOTONIC), looks; by the number of the Fd
     crowd: dict[int, int]  # how many are held, by app
     led: int  # how many held connections went to a service without anybody's look
+    tickets: dict[
+        int, dict[bytes, list[Any]]
+    ]  # entries like those of ``held``, of connections that stand in a queue: by
+    # the id of the service, and the name of who stands there for them
+    ticketed: int  # how many
     most_held: int
     most_by_app: int
     ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does
@@ -116,6 +121,7 @@ class Reflex:
     # that finds nothing and may wait without an end
     on_hold: Callable[[], None]
     touched: dict[int, Any]  # sockets that are not connected, of which an option was set, by cookie
+    on_unclaimed: Callable[[Any, list[Any]], None]  # a service, and an entry that somebody should have taken
     on_touch: Callable[[], None]  # there is one, and nobody looks after them
     on_bytes: Callable[[int, list[Any], bytes | int, Any], None]  # number, entry, what is there or -errno, attributes
     on_refused: Callable[[Any, int, list[Any], bytes, Any], None]  # a parked call could not take a held connection, and

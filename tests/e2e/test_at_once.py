@@ -59,10 +59,11 @@ def routes(one: App, two: App) -> list[dict[str, object]]:
     ]
 
 
-def test_held_ones(own: Switched, addresses: Addresses) -> None:
+@pytest.mark.parametrize("threads", [3, 0], ids=["accepting", "polling"])
+def test_held_ones(own: Switched, addresses: Addresses, threads: int) -> None:
     """Each at the server of its route, which sees the right addresses; so do the next switch, and policies."""
     services = Services(own.daemon, addresses)
-    servers = {word: receptionist(own, word, 3) for word in ("one", "two", "rest")}
+    servers = {word: receptionist(own, word, threads) for word in ("one", "two", "rest")}
     one, two, rest = servers.values()
     ip = services.vservice("web", str(rest.ip), ports="80:7000", routes=routes(one, two), peek={"milliseconds": 10_000})
     visitors = visit(own, ip, *PATHS)
@@ -118,6 +119,33 @@ def test_a_change_is_heeded_at_once(switched: Switched, services: Services) -> N
     services.policy("no", "deny", from_={"labels": {"zone": "default"}}, to={"networks": [str(two.ip)]})
     refused = switched.run(PYTHON, PROGRAMS / "visitors.py", ip, "80", "/one/a", status=None)
     assert "one" not in refused.stdout.split()[1:2]
+
+
+def test_a_queue_that_nobody_empties(switched: Switched, services: Services) -> None:
+    """Held connections wait for accept(2) in their server's queue, first come, first served; none is lost."""
+    server = receptionist(switched, "one", 0)
+    ip = services.vservice("web", str(server.ip), ports="80:7000", routes=routes(server, server))
+    assert got(visit(switched, ip, "/one/a", "/one/a")) == [("/one/a", "one")] * 2
+    os.kill(server.process.pid, signal.SIGSTOP)
+    crowd = switched.start(PYTHON, "-c", CROWD, ip, "90", stdin=subprocess.PIPE)
+    wait_output(crowd, "all sent")
+    wait_until(lambda: services.stats()["held"] == 0, "all of them are decided")
+    os.kill(server.process.pid, signal.SIGCONT)
+    wait_output(crowd, "90 answers")
+    hang_up(crowd)
+    assert len(told(server, "end")) == 92
+
+
+CROWD = """if 1:
+    import resource, socket, sys
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    crowd = [socket.create_connection((sys.argv[1], 80)) for _ in range(int(sys.argv[2]))]
+    for one in crowd:
+        one.sendall(b"GET /one/a HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    print("all sent", flush=True)
+    print(sum(one.recv(9).startswith(b"one ") for one in crowd), "answers", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_threads_that_are_interrupted_while_they_wait(switched: Switched, services: Services) -> None:

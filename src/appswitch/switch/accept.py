@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appswitch import _kernel
 from appswitch._kernel import Fd
+from appswitch.address import Address
 from appswitch.kernel import sockaddr
 from appswitch.switch import naming
 from appswitch.switch.call import CONTINUE, LATER, Call, Failed, Outcome, Vanished
+from appswitch.switch.flows import Path
 from appswitch.switch.parking import Parked
 from appswitch.switch.services import Arrival, Service
 from appswitch.switch.sockets import CONNECTED, LISTENING
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _NONBLOCK, _CLOEXEC = 0o4000, 0o2000000
 _SOL_SOCKET, _SO_REUSEADDR, _SO_RCVTIMEO = 1, 2, 20
 _timeval = struct.Struct("=qq")
+Entry = list[Any]  # of `Reflex.held`
 
 
 def accept(switch: Switch, call: Call) -> Outcome:
@@ -104,6 +107,30 @@ def left(switch: Switch, service: Service, taken: tuple[Fd, bytes, int], listene
         _kernel.reply(listener, id, 0, error)
 
 
+def unclaimed(switch: Switch, service: Service, entry: Entry) -> None:
+    """A held connection had its turn in the queue, and whoever accepted could not take it: it is the next one."""
+    arrival = _arrival(service, entry)
+    if service.id not in switch.services.by_id or not switch.offer(service, arrival, patient=True):
+        arrival.fd.close()
+
+
+def _claim(switch: Switch, service: Service, ticket: bytes) -> Arrival | None:
+    """The held connection for which a ticket stands in the queue."""
+    reflex = switch.loop.reflex
+    entry = reflex.tickets.get(service.id, {}).pop(ticket, None)
+    if entry is None:
+        return None
+    reflex.ticketed -= 1
+    return _arrival(service, entry)
+
+
+def _arrival(service: Service, entry: Entry) -> Arrival:
+    fd, route, _, port, *_ = entry
+    path: Path = route.path
+    client = Address(path.client.seen_as(path.source, service.endpoint.bound.ip), port)
+    return Arrival(fd, client, service.own(path.destination), True, path.client.id, path.destination)
+
+
 def purge(switch: Switch, service: Service) -> None:
     """Let go of the listener where its holder is gone: it may be that nobody else has it."""
     while service.parked and not switch.parking.waits(next(iter(service.parked))):
@@ -154,7 +181,11 @@ def _take(switch: Switch, service: Service, call: Call, fd: Fd, flags: int) -> O
             link = naming.parse_connection(name)
             assert link is not None
             return _keep(switch, service, Arrival(connection, link.client, link.server, unix=True), error)
-        if naming.is_bell(name):
+        if naming.is_ticket(name):
+            claimed = _claim(switch, service, name)
+            if claimed is not None:
+                return _hand_over(switch, service, call, fd, flags, claimed)
+        elif naming.is_bell(name):
             service.rung = False
             arrival = _next(switch, service)
             if arrival is not None:

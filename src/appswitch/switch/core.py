@@ -144,6 +144,7 @@ class Switch:
         self.holding = Holding(self)
         loop.reflex.on_arrival = lambda service: accept.arrived(self, service)
         loop.reflex.on_wait = lambda service, fd, *call: accept.waits(self, service, fd, *call)
+        loop.reflex.on_unclaimed = lambda service, entry: accept.unclaimed(self, service, entry)
         loop.reflex.on_touch = lambda: self.sockets.keep_touched(loop)
         loop.reflex.on_left = lambda service, left, *call: accept.left(self, service, left, *call)
         self.waiting = Waiting(self)
@@ -268,6 +269,7 @@ class Switch:
         self.loop.untag(service.id)
         left = [arrival.on_lost for arrival in service.returned if arrival.on_lost is not None]
         service.returned.clear()
+        self.loop.reflex.ticketed -= len(self.loop.reflex.tickets.pop(service.id, ()))
         self.services.close(service)
         Path(service.name.decode()).unlink(missing_ok=True)
         if left:

@@ -21,7 +21,7 @@ MAGIC = _kernel.NAME_MAGIC
 _HEAD = struct.Struct(">2sIH")  # salt, serial, client port: what differs between two connections of a client
 _TAIL = struct.Struct(">II16sB16sBH")  # client app, server app, client address, server address, server port
 _CONNECTION = struct.Struct(_HEAD.format + _TAIL.format[1:])
-_BELL = b"B"
+_BELL, _TICKET = b"B", b"T"
 LOBBY = b"lobby"  # the file of switch/lobby.py
 _SIZES = (4, 16)
 _BELL_SIZE, _NAME_SIZE = len(MAGIC) + 2 * _HEAD.size + 1, len(MAGIC) + 2 * _CONNECTION.size
@@ -68,6 +68,11 @@ def connection(client_app: int, server_app: int, client: Address, server: Addres
 def bell() -> bytes:
     """The name of a socket that only wakes a server: its connection waits elsewhere."""
     return head(0) + _BELL
+
+
+def is_ticket(name: bytes) -> bool:
+    """Whether a name is that of a socket which stands in a queue for another: reflex_queue.c makes them."""
+    return len(name) == _BELL_SIZE and name.startswith(MAGIC) and name.endswith(_TICKET)
 
 
 def is_bell(name: bytes) -> bool:
