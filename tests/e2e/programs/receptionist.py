@@ -1,4 +1,4 @@
-"""A server that waits in accept(2), or polls: says what it sees of each connection, and once more for each line on its input."""
+"""A server that waits in accept(2), or polls: says what it sees of each connection, again for each line it reads."""
 
 from __future__ import annotations
 
