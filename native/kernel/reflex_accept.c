@@ -130,6 +130,19 @@ static int set_stolen(PyObject *object, const char *name, PyObject *value) {
     return status;
 }
 
+/* Write a call into its slot of the journal. The id, by which it is found, comes last: whoever reads this after we were
+ * killed finds all of it or nothing. */
+static void enter_slot(uint64_t *slot, PyObject *notification) {
+    enum { ID = 1, FIELDS = 10 };
+    __atomic_store_n(&slot[ID], 0, __ATOMIC_RELEASE);
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        if (i != ID) {
+            slot[i] = PyLong_AsUnsignedLongLong(PyTuple_GetItem(notification, i));
+        }
+    }
+    __atomic_store_n(&slot[ID], PyLong_AsUnsignedLongLong(PyTuple_GetItem(notification, ID)), __ATOMIC_RELEASE);
+}
+
 /* A thread waits once more as it did before, with the entry that it had: there is nothing to decide. `owned` and
  * `notification` are those of the new call. 0; -1 with an exception set. */
 static int park_again(ParkedObject *parked, PyObject *owned, PyObject *notification, int flags, uint64_t id,
@@ -150,11 +163,8 @@ static int park_again(ParkedObject *parked, PyObject *owned, PyObject *notificat
         status = -1;
     }
     Py_XDECREF(queue);
-    uint64_t *slot = (uint64_t *)(void *)((char *)journal->buf + (Py_ssize_t)parked->slot * SLOT);
     if (status == 0 && parked->slot > 0 && (Py_ssize_t)(parked->slot + 1) * SLOT <= journal->len) {
-        for (Py_ssize_t i = 0; i < 10; i++) {
-            slot[i] = PyLong_AsUnsignedLongLong(PyTuple_GetItem(notification, i));
-        }
+        enter_slot((uint64_t *)(void *)((char *)journal->buf + (Py_ssize_t)parked->slot * SLOT), notification);
     }
     return status;
 }
