@@ -117,8 +117,9 @@ typedef struct {
     uint64_t dice;
     int *free_led, free_leds, next_led; /* records that were given back, and the first that never was taken */
     int most_held, most_by_app, ticketed;
-    char ticking;   /* T_BOOL: somebody looks at what is held, and for how long */
-    char succeeded; /* T_BOOL: an earlier switch has noted what it knew of connections, and Python has the notes */
+    int first_reserved; /* descriptors from there on are kept back: nothing may wait with one */
+    char ticking;       /* T_BOOL: somebody looks at what is held, and for how long */
+    char succeeded;     /* T_BOOL: an earlier switch has noted what it knew of connections, and Python has the notes */
 } ReflexObject;
 
 extern PyType_Spec fd_spec, sock_spec, parked_spec, ports_spec, route_spec, reflex_spec;

@@ -178,7 +178,7 @@ static int park(PyObject *module, ReflexObject *self, PyObject *service, int fd,
     int status = -1;
     if (owned != NULL && notification != NULL && !PyErr_Occurred()) {
         ((FdObject *)owned)->foreign = 1;
-        if (known != NULL && known->service == service) {
+        if (known != NULL && known->service == service && fd < self->first_reserved) {
             status = park_again(known, owned, notification, flags, n->id, journal) < 0 ? -1 : 1;
         } else {
             *event = Py_BuildValue("(OOOiO)", self->on_wait, service, owned, flags, notification);

@@ -386,7 +386,7 @@ static int reflex_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     }
     DICTIONARIES(MAKE)
 #undef MAKE
-    self->most_held = self->most_by_app = INT_MAX;
+    self->most_held = self->most_by_app = self->first_reserved = INT_MAX;
     self->next_led = 1;
     self->free_led = PyMem_Calloc(LEDS, sizeof *self->free_led);
     if (self->free_led == NULL) {
@@ -470,7 +470,8 @@ static PyMemberDef reflex_members[] = {
 #define CALLBACK(name) {#name, T_OBJECT, offsetof(ReflexObject, name), 0, NULL},
         CALLBACKS(CALLBACK)
 #undef CALLBACK
-            {"ticketed", T_INT, offsetof(ReflexObject, ticketed), 0, NULL},
+            {"first_reserved", T_INT, offsetof(ReflexObject, first_reserved), 0, NULL},
+    {"ticketed", T_INT, offsetof(ReflexObject, ticketed), 0, NULL},
     {"led", T_ULONGLONG, offsetof(ReflexObject, led), READONLY, NULL},
     {"most_held", T_INT, offsetof(ReflexObject, most_held), 0, NULL},
     {"most_by_app", T_INT, offsetof(ReflexObject, most_by_app), 0, NULL},

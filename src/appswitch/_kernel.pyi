@@ -110,6 +110,7 @@ class Reflex:
     ]  # entries like those of ``held``, of connections that stand in a queue: by
     # the id of the service, and the name of who stands there for them
     ticketed: int  # how many
+    first_reserved: int  # descriptors from there on are kept back: see switch/descriptors.py
     most_held: int
     most_by_app: int
     ticking: bool  # somebody looks for how long they are held; set, and ``on_hold`` called, when one is and nobody does

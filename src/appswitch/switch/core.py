@@ -137,6 +137,7 @@ class Switch:
         self._exposed: Counter[int] = Counter()  # ports of the host that apps are to be exposed at
         self.doors.reserved = self._exposed.keys
         self.reserve = Reserve()
+        loop.reflex.first_reserved = self.reserve.first
         self.pidfds = PidFds(loop.reflex.pidfds, self._forget_thread)
         self.scratch = Scratch()
         self.flows = Flows(self.world, self.node_ips)

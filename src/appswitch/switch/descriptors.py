@@ -41,8 +41,8 @@ class Reserve:
 
     def __init__(self) -> None:
         most = limit()
-        self._first = most - most // KEPT_BACK
+        self.first = most - most // KEPT_BACK
 
     def touched(self, fd: Fd | int) -> bool:
         """Whether its number is one of those that are kept back."""
-        return (fd if isinstance(fd, int) else fd.fileno()) >= self._first
+        return (fd if isinstance(fd, int) else fd.fileno()) >= self.first
