@@ -37,8 +37,8 @@ test: setup ## Every test (as root: all of them)
 	@$(VENV)/python -m pytest -n 2 --dist loadgroup
 
 # Hostile arguments, descriptors that come and go, epolls of others: where C of ours could read what it must not.
-SANITIZED := tests/unit/kernel tests/unit/test_launcher.py tests/unit/test_splicer.py tests/fuzz/test_native.py tests/fuzz/test_launcher.py tests/conformance/test_probes.py
-SLICE := not test_same_as_bare or (ip4 and unix and (lies or accept or udp_sharing))
+SANITIZED := tests/unit/kernel tests/unit/test_launcher.py tests/unit/test_splicer.py tests/fuzz/test_native.py tests/fuzz/test_launcher.py tests/conformance/test_probes.py tests/e2e/test_at_once.py
+SLICE := (not test_same_as_bare and not test_at_once) or (ip4 and unix and (lies or accept or udp_sharing)) or held_ones or nobody_empties
 
 sanitize: setup ## The C under AddressSanitizer and UBSan: its tests, and some of the probes
 	@scripts/sanitize.sh $(SANITIZED) -k "$(SLICE)"
