@@ -148,8 +148,8 @@ static void enter_slot(uint64_t *slot, PyObject *notification) {
 static int park_again(ParkedObject *parked, PyObject *owned, PyObject *notification, int flags, uint64_t id,
                       Py_buffer *journal) {
     PyObject *queue = PyObject_GetAttrString(parked->service, "parked");
-    int status = queue == NULL ? -1 : 0;
-    if (status == 0 && !parked->done) { /* a signal has ended that wait; behind those who waited meanwhile */
+    int there = queue == NULL ? -1 : PyDict_Contains(queue, (PyObject *)parked), status = there < 0 ? -1 : 0;
+    if (there > 0) { /* a signal has ended that wait; it goes behind those who waited meanwhile */
         status = PyDict_DelItem(queue, (PyObject *)parked);
     }
     if (status == 0 && set_stolen(parked->call, "id", PyLong_FromUnsignedLongLong(id)) == 0 &&
