@@ -136,7 +136,7 @@ extern PyType_Spec fd_spec, sock_spec, parked_spec, ports_spec, route_spec, refl
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(is_listed) X(list_begin) X(list_more) X(dump_inet) \
-    X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over)
+    X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over) X(ended_for_us)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);
@@ -167,6 +167,9 @@ void inherit(int from, int to);
 int nudge(int fd);
 void enter(void);
 void leave(void);
+void enter_memory(pid_t tid);
+void leave_memory(void);
+int abort_fuse(pid_t tid, int all);
 void close_soon(int fd, int foreign);
 void close_guarded(int fd);
 int is_half_closed(int fd);

@@ -9,6 +9,8 @@
  * What is known to linger, or is no socket (its file system may take its time), is closed by other threads altogether,
  * `closers`. Whatever these are held up by is theirs alone.
  *
+ * Memory of an app that does not come (fuse.c) is no matter of signals: what is behind it is ended.
+ *
  * No signal may come at another time, see `k_signal_fd`: `leave` returns when none is on its way any more.
  */
 #include "kernel.h"
@@ -24,7 +26,9 @@ enum {
     TICK = 10,           /* milliseconds */
     IDLE_TICK = 50,      /* while the loop does nothing */
     CLOSING_TICK = 2,
-    STUCK = 50, /* ticks that no closer gets on, until there is another one */
+    STUCK = 50,          /* ticks that no closer gets on, until there is another one */
+    MEMORY_LATE = 500,   /* milliseconds that one copy of memory takes, until its user's file systems are ended */
+    MEMORY_LATER = 1500, /* and until everybody's are */
 };
 enum { OUT, IN, SIGNALLING };
 
@@ -37,7 +41,9 @@ struct lane {
 };
 
 static struct lane lanes[LANES];
-static _Atomic int closers; /* threads of them */
+static _Atomic int closers;  /* threads of them */
+static _Atomic pid_t copied; /* whose memory the loop is copying; 0 */
+static _Atomic int ended;    /* file systems */
 static _Thread_local struct lane *mine;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t filled = PTHREAD_COND_INITIALIZER;
@@ -65,6 +71,17 @@ void leave(void) {
         sched_yield(); /* on the way out of any call it is delivered, if it has not been */
     }
     errno = error;
+}
+
+/* Around a copy of a thread's memory. */
+void enter_memory(pid_t tid) {
+    atomic_store_explicit(&copied, tid, memory_order_relaxed);
+    enter();
+}
+
+void leave_memory(void) {
+    leave();
+    atomic_store_explicit(&copied, 0, memory_order_relaxed);
 }
 
 static void on_nudge(int number) { (void)number; }
@@ -133,6 +150,29 @@ static void add_closer(void) {
     }
 }
 
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+/* The loop has been in the same call since the last tick, or not. */
+static void look_at_memory(int waits) {
+    static long since; /* 0: it gets on */
+    static int tried;
+    pid_t tid = atomic_load(&copied);
+    if (!waits || tid == 0) {
+        since = tried = 0;
+        return;
+    }
+    since = since ? since : now();
+    long late = now() - since;
+    if (late >= (tried == 0 ? MEMORY_LATE : MEMORY_LATER) && tried < 2) {
+        tried++;
+        atomic_fetch_add(&ended, abort_fuse(tid, tried == 2));
+    }
+}
+
 static void *watch(void *unused) {
     unsigned long seen[LANES] = {0}, before = 0;
     int stuck = 0;
@@ -145,7 +185,7 @@ static void *watch(void *unused) {
         }
         poll(NULL, 0, held ? CLOSING_TICK : calls != before ? TICK : IDLE_TICK);
         before = calls;
-        look(&lanes[0], &seen[0]);
+        look_at_memory(look(&lanes[0], &seen[0]));
         int waiting = 0;
         for (int i = 1; i <= running; i++) {
             waiting += look(&lanes[i], &seen[i]);
@@ -182,6 +222,14 @@ PyObject *k_watch_over(ARGS) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     Py_RETURN_NONE;
+}
+
+/* ended_for_us(): file systems that were ended because the loop waited for memory behind them, since it was asked last.
+ */
+PyObject *k_ended_for_us(ARGS) {
+    (void)module;
+    (void)args;
+    return arity("ended_for_us", nargs, 0) < 0 ? NULL : PyLong_FromLong(atomic_exchange(&ended, 0));
 }
 
 /* Whether a closer has it now. */

@@ -15,8 +15,10 @@ int vm_copy(int tid, uint64_t address, void *data, size_t size, int write) {
     if (size == 0) {
         return 0;
     }
+    enter_memory(tid);
     ssize_t done =
         write ? process_vm_writev(tid, &local, 1, &remote, 1, 0) : process_vm_readv(tid, &local, 1, &remote, 1, 0);
+    leave_memory();
     return done == (ssize_t)size ? 0 : -1;
 }
 
@@ -25,7 +27,10 @@ int vm_write_both(int tid, uint64_t one, const void *data, size_t size, uint64_t
                   size_t length) {
     struct iovec local[] = {{(void *)data, size}, {(void *)more, length}};
     struct iovec remote[] = {{(void *)(uintptr_t)one, size}, {(void *)(uintptr_t)other, length}};
-    return process_vm_writev(tid, local, 2, remote, 2, 0) == (ssize_t)(size + length) ? 0 : -1;
+    enter_memory(tid);
+    ssize_t done = process_vm_writev(tid, local, 2, remote, 2, 0);
+    leave_memory();
+    return done == (ssize_t)(size + length) ? 0 : -1;
 }
 
 PyObject *k_vm_write(ARGS) {

@@ -260,6 +260,9 @@ def watch_over() -> None:
     See native/kernel/patience.c. To be called once, before `signal_fd`.
     """
 
+def ended_for_us() -> int:
+    """FUSE file systems that were ended since the last call: the watched thread waited for memory behind them."""
+
 def signal_fd(one: int, other: int, /) -> Fd:
     """Readable when one of the two signals has come; all are blocked from now on. signalfd(2). Raises OSError."""
 

@@ -48,6 +48,10 @@ SWITCH = {
     "no stand-in": Event("warning", "a peer's datagrams do not arrive: " + _LIMITS),
     "strays stay lost": Event("warning", "late datagrams do not arrive: see docs/limits.md, Of UDP"),
     "cannot link again": Event("warning", "start the app again: its UDP socket has lost its way outside"),
+    "file systems of an app ended": Event(
+        "warning", "an argument of a call lay in memory behind a FUSE file system that did not answer, and all waited: "
+        "see SECURITY.md, Slow memory"
+    ),
     # control
     "control cut off": Event("warning", _AGAIN),
 }  # fmt: skip

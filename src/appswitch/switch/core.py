@@ -287,6 +287,9 @@ class Switch:
         self.pidfds.sweep()
         self.datagrams.sweep_some()
         self.census.regularly()
+        ended = _kernel.ended_for_us()
+        if ended:
+            self.log("file systems of an app ended", count=ended)
 
     def splice(self, held: Held, cluster: Cluster | None, backend: Address, client: Fd, server: Fd) -> None:
         """Let the splicer carry the bytes of a held connection, and note at the client's socket where it leads.

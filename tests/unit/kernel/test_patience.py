@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -125,3 +126,32 @@ print(errno.errorcode[told], flush=True)
 os._exit(0)
 """
     assert run(code, LD_PRELOAD=str(library)) == "['EAGAIN', 'EAGAIN', 'EAGAIN']\nEINPROGRESS\n"
+
+
+SLOW = Path(__file__).with_name("slow_memory.py")
+
+
+def copied(copy: str, place: Path) -> list[str]:
+    """What came of it, and how many file systems were ended."""
+    with subprocess.Popen([sys.executable, SLOW, place], stdout=subprocess.PIPE, text=True) as slow:
+        try:
+            assert slow.stdout is not None
+            pid, address = slow.stdout.readline().split()
+            return run(f"""
+_kernel.watch_over()
+pid, address = {pid}, {address}
+result = _kernel.{copy}
+while not (ended := _kernel.ended_for_us()):  # counted when that is over
+    pass
+print(result, ended)
+""").split()
+        finally:
+            slow.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts, and becomes another user")
+@pytest.mark.parametrize("copy", ["vm_write(pid, address, b'x')", "read_argument(0, 0, pid, address, 1)"])
+def test_memory_that_does_not_come(copy: str, tmp_path: Path) -> None:
+    """A file system that never answers is ended, so that the copy is over; with an error, as for any bad address."""
+    result, ended = copied(copy, tmp_path)
+    assert (result, ended) in (("False", "1"), (str(errno.ENOENT), "1"))  # ENOENT: 0 is no notifier
