@@ -24,25 +24,47 @@ static int list_of_connections(void) {
     return place < 0 ? open("/sys/fs/fuse/connections", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : place;
 }
 
-/* The real user of a thread: not the owner of its directory in /proc, which is root where it cannot be dumped. */
-static int user_of(pid_t tid, unsigned *user) {
-    char path[32], text[4096];
-    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+/* The beginning of a file: how many bytes, with a NUL behind them; 0 where it cannot be read. */
+static size_t head_of(int directory, const char *path, char *text, size_t room) {
+    int fd = openat(directory, path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd < 0 ? -1 : read(fd, text, room - 1);
     if (fd >= 0) {
         close(fd);
     }
     text[size < 0 ? 0 : size] = 0;
+    return size < 0 ? 0 : (size_t)size;
+}
+
+/* The real user of a thread: not the owner of its directory in /proc, which is root where it cannot be dumped. */
+static int user_of(pid_t tid, unsigned *user) {
+    char path[32], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
+    head_of(AT_FDCWD, path, text, sizeof text);
     const char *line = strstr(text, "\nUid:");
     return line == NULL || sscanf(line, "\nUid: %u", user) != 1 ? -1 : 0;
 }
 
-/* End the file systems of the user whose thread it is, or with `all` those of every user but root: a file may have been
- * handed over. How many. */
-int abort_fuse(pid_t tid, int all) {
+/* Whether one of our threads waits for a file's page, not for one that was swapped out (nor for a processor): where the
+ * kernel tells, proc_pid_stack(5). */
+static int waits_for_file(pid_t own) {
+    char path[48], text[4096];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stack", (int)own);
+    return head_of(AT_FDCWD, path, text, sizeof text) == 0 || strstr(text, "fuse_") != NULL ||
+           strstr(text, "filemap_fault") != NULL;
+}
+
+/* Whether somebody waits for its server. */
+static int is_asked(int list, const char *name) {
+    char path[NAME_MAX + 16], text[32];
+    snprintf(path, sizeof path, "%s/waiting", name);
+    return head_of(list, path, text, sizeof text) == 0 || atoi(text) > 0;
+}
+
+/* `own`, a thread of ours, waits for memory of the thread `tid`. End the file systems of that one's user which do not
+ * answer, or with `all` those of every user but root: a file may have been handed over. How many. */
+int abort_fuse(pid_t own, pid_t tid, int all) {
     unsigned user;
-    if (user_of(tid, &user) < 0 || (user == 0 && !all)) {
+    if (!waits_for_file(own) || user_of(tid, &user) < 0 || (user == 0 && !all)) {
         return 0;
     }
     int list = list_of_connections(), again = list < 0 ? -1 : openat(list, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -54,7 +76,7 @@ int abort_fuse(pid_t tid, int all) {
         struct stat file;
         snprintf(path, sizeof path, "%s/abort", one->d_name);
         if (*one->d_name == '.' || fstatat(list, path, &file, AT_SYMLINK_NOFOLLOW) < 0 || file.st_uid == 0 ||
-            (!all && file.st_uid != user)) {
+            (!all && file.st_uid != user) || !is_asked(list, one->d_name)) {
             continue;
         }
         int fd = openat(list, path, O_WRONLY | O_CLOEXEC);

@@ -169,7 +169,7 @@ void enter(void);
 void leave(void);
 void enter_memory(pid_t tid);
 void leave_memory(void);
-int abort_fuse(pid_t tid, int all);
+int abort_fuse(pid_t own, pid_t tid, int all);
 void close_soon(int fd, int foreign);
 void close_guarded(int fd);
 int is_half_closed(int fd);

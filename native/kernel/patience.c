@@ -169,7 +169,7 @@ static void look_at_memory(int waits) {
     long late = now() - since;
     if (late >= (tried == 0 ? MEMORY_LATE : MEMORY_LATER) && tried < 2) {
         tried++;
-        atomic_fetch_add(&ended, abort_fuse(tid, tried == 2));
+        atomic_fetch_add(&ended, abort_fuse(lanes[0].tid, tid, tried == 2));
     }
 }
 
