@@ -1,8 +1,8 @@
 """A machine whose PID 1 is systemd, with the unit that is shipped: a real service manager, and the daemon under it.
 
-It has namespaces of its own (pid, mount, cgroup, network, IPC, UTS), the programs of this machine, and no other service: what
-systemd does stays inside. Its unit of AppSwitch is ``packaging/appswitch.service``, and a drop-in, as an administrator
-would write it, says where ``ax`` is installed.
+It has namespaces of its own (pid, mount, cgroup, network, IPC, UTS), the programs of this machine, and no other
+service: what systemd does stays inside. Its unit of AppSwitch is ``packaging/appswitch.service``, and a drop-in, as an
+administrator would write it, says where ``ax`` is installed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from appswitch.keeper.directory import ROSTER
 from e2e.world import PROGRAMS
 from harness import App, Daemon, marks, wait_until
+
+from appswitch.keeper.directory import ROSTER
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNIT = Path(__file__).parents[2] / "packaging" / "appswitch.service"
@@ -227,4 +228,4 @@ class Installed(Daemon):
 
     def pid_of(self, app: App) -> int:
         children = Path(f"/proc/{app.pid}/task/{app.pid}/children").read_text().split()
-        return _names(int(children[0]))[-1] if children else 0
+        return _names(int(children[0]))[-1] if children else -1  # 0: of an app that another switch has attached
