@@ -111,13 +111,12 @@ class Machine:
     def _systemd(self) -> int:
         """Its pid here, when it takes commands."""
         assert self._app.running(), self._app
-        pid = self._app.pid
-        for _ in range(2):  # the script, unshare, systemd; what unshare(1) execs has its pid
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            if not children:
-                return 0
-            pid = int(children[0])
-        return pid if Path(f"/proc/{pid}/root/run/systemd/private").exists() else 0
+        pid = self._app.pid  # the script, to which unshare(1) has given way
+        with contextlib.suppress(OSError, IndexError):  # other commands of the script come and go
+            for _ in range(2):  # unshare, systemd
+                pid = int(_children(pid)[0])
+            return pid if Path(f"/proc/{pid}/root/run/systemd/private").exists() else 0
+        return 0
 
     def enter(self, *words: str) -> list[str]:
         """The words of a command that is run there."""
@@ -148,6 +147,10 @@ class Machine:
         finally:
             path.unlink()
             self.systemctl("daemon-reload")
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def _names(pid: int) -> list[int]:
@@ -227,5 +230,5 @@ class Installed(Daemon):
         return {name: int(pid) for name, pid, _ in map(str.split, lines)}
 
     def pid_of(self, app: App) -> int:
-        children = Path(f"/proc/{app.pid}/task/{app.pid}/children").read_text().split()
+        children = _children(app.pid)
         return _names(int(children[0]))[-1] if children else -1  # 0: of an app that another switch has attached
