@@ -93,20 +93,28 @@ class Machine:
         self._app = App([str(word) for word in words], environment)
         try:
             self.pid = wait_until(self._systemd, lambda: f"systemd\n{self._app}", PATIENCE)
-        except BaseException:
-            self._app.kill()
+        except BaseException as error:
+            self._end()
+            error.add_note(str(self._app))
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)  # and with PID 1 the kernel ends all that is in its namespace
-        status = self._app.wait()
-        self._app.close()
         if error is not None:
             error.add_note(f"{self._app}\nthe daemon: {self.log.read_text()}")
-        shutil.rmtree(self._place)
+        status = self._end()
         assert status == 0, self._app
+
+    def _end(self) -> int:
+        """With PID 1 the kernel ends all that is in its namespace; then the script removes the control group."""
+        with contextlib.suppress(OSError):
+            for unshare in _children(self._app.pid):
+                for pid in _children(int(unshare)) or [unshare]:
+                    os.kill(int(pid), signal.SIGKILL)
+        status = self._app.wait()
+        self._app.close()
+        shutil.rmtree(self._place)
+        return status
 
     def _systemd(self) -> int:
         """Its pid here, when it takes commands."""
