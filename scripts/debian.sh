@@ -47,6 +47,7 @@ rsyslog               rsyslogd                           rsyslog
 sip-tester            sipp
 snmp                  snmpget
 snmpd                 snmpd                              snmpd
+systemd               /lib/systemd/systemd
 tftp-hpa              tftp
 tftpd-hpa             in.tftpd                           tftpd-hpa
 '

@@ -19,12 +19,13 @@ import pytest
 from harness import Daemon, Rootless
 from harness.addresses import free_port
 from harness.app import App
+from harness.lingering import LINGERING
 from harness.waiting import wait_until
 
 from appswitch.address import Address
 from appswitch.switch import naming
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for programs of other users")
 MANY = 4200  # more than the switch remembers of threads, and of connections on their way half as many
 
 # A server that accepts one connection for each line of its input, in blocking accept(2), and says whom it served.
@@ -389,19 +390,14 @@ def test_log_that_nobody_reads() -> None:
             daemon._remove()
 
 
-_LINGER = """
-import os, signal, socket, struct, sys
-# Sockets that have something to send which nobody reads, and ten minutes for it, left to the daemon alone.
-listener = socket.create_server(("127.0.0.1", 0))
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+_LINGER = f"""
+import os, signal, sys
+{LINGERING}
+# Left to the daemon alone.
+listeners = []
 for number in range(20):
-    one = socket.create_connection(listener.getsockname())
-    one.setblocking(False)
-    try:
-        while True:
-            one.send(bytes(1 << 16))
-    except BlockingIOError:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+    listener, one = lingering()
+    listeners.append(listener)
     this, that = socket.socketpair()
     way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     os.kill(int(sys.argv[2]), signal.SIGSTOP)  # until it has the last descriptor
@@ -511,7 +507,7 @@ def test_congestion_control_that_is_not_allowed(daemon: Daemon, transport: str) 
     available = (sysctl / "tcp_available_congestion_control").read_text().split()
     forbidden = [name for name in available if name not in allowed]
     if not forbidden:
-        pytest.skip("every congestion control of this kernel is allowed")
+        pytest.skip(f"this kernel allows everybody all that it has ({available}): none is left to be refused")
     code = """
 import os, socket, sys
 os.setresgid(12345, 12345, 12345)

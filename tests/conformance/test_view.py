@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import Addresses, Daemon, free_port, wait_until
 
-SERVE = "import socket, time; s = socket.create_server(('0.0.0.0', 80)); time.sleep(60)"
+SERVE = "import signal, socket; s = socket.create_server(('0.0.0.0', 80)); signal.pause()"
 
 
 def _addresses(daemon: Daemon, *options: str) -> dict[str, list[str]]:

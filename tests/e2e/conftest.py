@@ -130,3 +130,10 @@ def apps(wire: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[
 def outside(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
     with contextlib.ExitStack() as stack:
         yield Plain(wire[0].outside, stack)
+
+
+@pytest.fixture
+def host(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
+    """The node itself, without ax."""
+    with contextlib.ExitStack() as stack:
+        yield Plain(wire[0].node, stack)

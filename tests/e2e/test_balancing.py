@@ -192,7 +192,7 @@ def test_circuit_breaking(switched: Switched, services: Services, error: str) ->
 
 def test_pending_connections(switched: Switched, services: Services) -> None:
     """A server that does not accept gets two, whatever its queue would hold; the next go to another one."""
-    script = "import socket, time; s = socket.create_server(('', 7000), backlog=50); time.sleep(60)"
+    script = "import signal, socket; s = socket.create_server(('', 7000), backlog=50); signal.pause()"
     deaf = switched.start(PYTHON, "-c", script, listening=7000)
     ip = services.vservice("deaf", str(deaf.ip), ports="7000", limits={"pending": 2, "error": "ETIMEDOUT"})
     waiting = [switched.start("socat", "-", f"TCP:{ip}:7000", stdin=subprocess.PIPE) for _ in range(2)]

@@ -146,7 +146,7 @@ def test_a_client_cannot_write_a_header_of_its_own(switched: Switched, services:
 
 def asleep(world: Switched, backlog: int = 128) -> App:
     """A proxy that listens, and accepts nothing."""
-    script = f"import socket, time\nwith socket.create_server(('', {PORT}), backlog={backlog}): time.sleep(1000)"
+    script = f"import signal, socket\nwith socket.create_server(('', {PORT}), backlog={backlog}): signal.pause()"
     return world.start(PYTHON, "-c", script, listening=PORT, options=("--name", "front"))
 
 

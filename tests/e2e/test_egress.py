@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from e2e.node import NODE, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
 from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
-from harness import Addresses, wait_until
+from harness import wait_until
 
 UDP = PROGRAMS / "udp.py"
 DNSMASQ = ("dnsmasq", "-k", "-C", "/dev/null", "-h", "-R", "-u", "root", "--pid-file=")
@@ -73,7 +73,7 @@ def every(host: str, what: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[tuple[Namespaces, NodeDaemon]]:
+def wire() -> Iterator[tuple[Namespaces, NodeDaemon]]:
     with contextlib.ExitStack() as stack:
         namespaces = stack.enter_context(Namespaces())
         namespaces.etc("nsswitch.conf", "hosts: files dns\n")
@@ -88,18 +88,6 @@ def node() -> Iterator[tuple[Namespaces, NodeDaemon]]:
         outside.start(PYTHON, "-c", SERVE, OUTSIDE, OTHER, OUTSIDE6, OTHER6, listening=7000)
         daemon = NodeDaemon(namespaces.node, "--dns-servers", OUTSIDE)
         yield namespaces, stack.enter_context(daemon)
-
-
-@pytest.fixture
-def apps(node: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[Switched]:
-    with Switched(node[1], addresses) as made:
-        yield made
-
-
-@pytest.fixture
-def host(node: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
-    with contextlib.ExitStack() as stack:
-        yield Plain(node[0].node, stack)
 
 
 def attempt(apps: Switched, *hosts: str, options: tuple[str, ...], family: str = "") -> list[str]:

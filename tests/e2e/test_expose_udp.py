@@ -6,10 +6,9 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
-from e2e.node import NODE, NODE6, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
+from e2e.node import NODE, NODE6, OUTSIDE, OUTSIDE6, Plain
 from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import App, wait_until
 
@@ -20,12 +19,6 @@ RECORDS = (
     "--host-record=a.test,192.0.2.77",
     "--txt-record=long.test," + ",".join(["x" * 200] * 10),
 )
-
-
-@pytest.fixture
-def host(wire: tuple[Namespaces, NodeDaemon]) -> Iterator[Plain]:
-    with contextlib.ExitStack() as stack:
-        yield Plain(wire[0].node, stack)
 
 
 def serve(apps: Switched, expose: str, *, name: str = "one", ip: str | None = None, where: str = "0.0.0.0") -> App:
@@ -110,8 +103,8 @@ def test_a_port_that_is_taken(apps: Switched, host: Plain) -> None:
     words = (PYTHON, UDP, "serve", "0.0.0.0", "7004", "owner")
     with contextlib.ExitStack() as stack:
         owner = Plain(host.namespace, stack).start(
-            PYTHON, "-c", "import socket, time; u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('0.0.0.0', 7004));"
-            "s = socket.create_server(('0.0.0.0', 7004)); time.sleep(60)", listening=7004,
+            PYTHON, "-c", "import signal, socket; u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('0.0.0.0', 7004));"
+            "s = socket.create_server(('0.0.0.0', 7004)); signal.pause()", listening=7004,
         )  # fmt: skip
         words = (PYTHON, UDP, "serve", "0.0.0.0", "7000", "one")
         refused = apps.run(*words, options=["--expose", "7000:7004/udp"], status=1)

@@ -152,7 +152,7 @@ def test_who_does_not_answer_is_passed_over(apps: Switched, services: Services, 
 def fill(outside: Plain) -> None:
     """A server that never accepts, and as many clients as its queue holds."""
     script = f"""if 1:
-        import socket, time
+        import signal, socket
         server = socket.create_server(("{FULL}", 7002), backlog=0)
         clients = []
         for _ in range(4):
@@ -161,7 +161,7 @@ def fill(outside: Plain) -> None:
             client.connect_ex(("{FULL}", 7002))
             clients.append(client)
         print("full", flush=True)
-        time.sleep(60)
+        signal.pause()
     """
     wait_output(outside.start(PYTHON, "-c", script, listening=7002), "full")
 

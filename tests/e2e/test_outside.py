@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.node import NOBODY, NODE, NODE6, OUTSIDE, OUTSIDE6, Namespaces, NodeDaemon, Plain
+from e2e.node import NOBODY, NODE, NODE6, OUTSIDE, OUTSIDE6, Plain
 from e2e.servers import Nginx, redis
 from e2e.world import PROGRAMS, PYTHON, Switched, hang_up, say, url, wait_output
-from harness import Addresses, wait_until
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[tuple[Namespaces, NodeDaemon]]:
-    with Namespaces() as namespaces, NodeDaemon(namespaces.node) as daemon:
-        yield namespaces, daemon
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def outside(wire: tuple[Namespaces, NodeDaemon], stack: contextlib.ExitStack) -> Plain:
-    return Plain(wire[0].outside, stack)
-
-
-@pytest.fixture
-def host(wire: tuple[Namespaces, NodeDaemon], stack: contextlib.ExitStack) -> Plain:
-    return Plain(wire[0].node, stack)
-
-
-@pytest.fixture
-def apps(wire: tuple[Namespaces, NodeDaemon], addresses: Addresses) -> Iterator[Switched]:
-    with Switched(wire[1], addresses) as made:
-        yield made
-
+from harness import wait_until
 
 CURL = ("curl", "-sS", "-g", "--max-time", "10")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,10 @@ def few_ports(addresses: Addresses) -> Iterator[Switched]:
 
 def test_connections_from_one_port_to_several_servers(few_ports: Switched, place: Path) -> None:
     """The kernel gives one port of the host to connections to different destinations: each keeps its own identity."""
-    program, go = PROGRAMS / "pending.py", place / "go"
-    servers = [few_ports.start(PYTHON, program, "server", "9000", go, listening=9000) for _ in range(3)]
+    program, fifos = PROGRAMS / "pending.py", [str(place / f"go-{number}") for number in range(3)]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    servers = [few_ports.start(PYTHON, program, "server", "9000", fifo, listening=9000) for fifo in fifos]
     hosts = [str(server.ip) for server in servers]
-    got = few_ports.run(PYTHON, program, "client", "9000", go, "50", *hosts)
+    got = few_ports.run(PYTHON, program, "client", "9000", ",".join(fifos), "50", *hosts)
     assert got.stdout == "150 connections, 0 wrong\n"

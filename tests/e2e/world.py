@@ -208,7 +208,8 @@ class Switched(World):
 
         def there() -> bool:
             assert app.running(), f"ended before it listened on {port}\n{app}"
-            ids = {row["app"]["id"] for row in self.daemon.get("apps") if row["pid"] == app.pid}
+            pid = self.daemon.pid_of(app)
+            ids = {row["app"]["id"] for row in self.daemon.get("apps") if row["pid"] == pid}
             rows = [row for row in self.daemon.get("servers") if row["app_id"] in ids and row["proto"] == proto]
             return sum(int(row["service_port"]) == port for row in rows) >= count
 

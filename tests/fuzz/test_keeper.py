@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from harness.descriptors import is_open
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,14 +63,6 @@ class Held:
         self.keeper.notify.socket.close()
         for one in self._others:
             one.close()
-
-
-def is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -168,6 +168,10 @@ class Daemon:
             return pid if started(pid) else 0
         return 0
 
+    def pid_of(self, app: App) -> int:
+        """Of what runs on it, as it has it: where it is in a pid namespace of its own that is another one."""
+        return app.pid
+
     def processes(self) -> list[int]:
         """Keeper, switch and control."""
         return marks.marked(marks.DAEMON, self.id)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 import appswitch
 from appswitch import logevents, logline
 from appswitch.control import logs
-from appswitch.logline import ALL_BURST, BURST, EVERY, KINDS, SUMMARY, Budget, render
+from appswitch.keeper import log as keeper
+from appswitch.logbound import ALL_BURST, BURST, EVERY, KINDS, SUMMARY, Budget
+from appswitch.logline import render
 from appswitch.switch import report
 
 SOURCES = Path(appswitch.__file__).parent
@@ -103,11 +105,12 @@ def test_every_line_is_written_or_counted(calls: list[tuple[str, float]]) -> Non
 
 
 class Stderr:
-    """What the switch writes to descriptor 2."""
+    """What the switch and the keeper write to descriptor 2."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reader, self.writer = os.pipe()
         monkeypatch.setattr(report, "_STDERR", self.writer)
+        monkeypatch.setattr(keeper, "STDERR", self.writer)
 
     def lines(self) -> list[str]:
         os.set_blocking(self.reader, False)
@@ -240,6 +243,54 @@ def test_libraries_lines_look_alike_and_have_budgets(control: Callable[[], list[
     assert " error    something 0" in lines[0]
 
 
+# --- the keeper's
+
+
+NOT_OURS = "ignored a message on the notify socket from pid {pid}, which is not ours"
+
+
+def test_the_keeper_has_budgets_as_well(stderr: Stderr, clock: list[float]) -> None:
+    log = keeper.Log()
+    for pid in range(BURST + 30):
+        log("warning", NOT_OURS, pid=pid)
+    lines = stderr.lines()
+    assert len(lines) == BURST
+    assert lines[3].startswith("ax daemon: ignored a message on the notify socket from pid 3, which is not ours  hint=")
+    assert log.due() == clock[0] + SUMMARY
+    log.tell_suppressed(clock[0] + SUMMARY)
+    assert stderr.lines() == [f"ax daemon: 30 more lines like {NOT_OURS!r} were suppressed"]
+    assert log.due() is None
+
+
+def test_the_keepers_lines_as_json(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AX_LOG_FORMAT", "json")
+    keeper.Log()("error", "no upgrade: {reason}", reason="\n{x}" * 9000)
+    (line,) = stderr.lines()
+    told = json.loads(line)
+    assert (told["level"], told["part"], told["event"][:20]) == ("error", "keeper", "no upgrade: \n{x}\n{x}")
+    assert "try again" in told["hint"]
+
+
+def test_the_keeper_does_not_wait_for_a_reader(stderr: Stderr, clock: list[float]) -> None:
+    log = keeper.Log()
+    for _ in range(3000):
+        log("info", "the keeper was upgraded")
+        clock[0] += EVERY
+    assert 0 < len(stderr.lines()) < 3000
+
+
+def test_every_line_of_the_keepers_says_what_to_do() -> None:
+    """Those that are warnings or errors, but for what the user is told who starts it in vain."""
+    source = "".join(path.read_text("utf-8") for path in (SOURCES / "keeper").glob("*.py") if path.stem != "log")
+    told = {
+        node.args[1].value if isinstance(node.args[1], ast.Constant) else ast.unparse(node.args[1])
+        for node in ast.walk(ast.parse(source.replace("from __future__ import annotations\n", "")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "log" and ast.unparse(node.args[0]) != "'info'"
+    }
+    told -= {"str(err)", "AX_RUN_DIR is not set (the keeper is started by `ax daemon`)"}
+    assert told == set(keeper.HINTS)
+
+
 # --- every event
 
 
@@ -272,7 +323,8 @@ def test_what_a_hint_names_is_there() -> None:
     from appswitch.cli.commands import SUBCOMMANDS
 
     docs = SOURCES.parent.parent if (SOURCES.parent.parent / "docs").is_dir() else Path(__file__).parents[2]
-    for _, hint in [*logevents.SWITCH.values(), *logevents.CONTROL.values()]:
+    hints = [event.hint for table in (logevents.SWITCH, logevents.CONTROL) for event in table.values()]
+    for hint in [*hints, *keeper.HINTS.values()]:
         for word in hint.split("`")[1::2]:
             if word.startswith("ax "):
                 assert word.split()[1] in SUBCOMMANDS, word

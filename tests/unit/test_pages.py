@@ -29,6 +29,14 @@ def test_pages_that_sources_name() -> None:
     assert [(name, str(source)) for name, source in named if not (ROOT / name).exists()] == []
 
 
+def test_modules_that_the_architecture_names() -> None:
+    """Each is there: by its path, or as a file of some package of ours or of the C."""
+    named = set(re.findall(r"`?([\w/]+\.(?:py|c))\b", (ROOT / "ARCHITECTURE.md").read_text()))
+    there = [path.as_posix() for kind in ("src/**/*.py", "native/**/*.c", "tests/**/*.py") for path in ROOT.glob(kind)]
+    assert len(named) > 60
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []
+
+
 def test_readme_leads_to_every_page_for_users() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name})" not in readme] == []

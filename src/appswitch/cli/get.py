@@ -269,8 +269,8 @@ def columns(what: str, form: str) -> output.Columns:
 def command(what: str, name: str | None, form: str, watch: bool, run_dir: str | None) -> None:
     """Show what there is.
 
-    WHAT is apps, servers (who listens), sockets, connections, vservices, policies, references, backends, names, pools
-    (of addresses), exposed (ports of the host) or metrics.
+    WHAT is apps, servers (who listens), sockets, connections, vservices, policies, references, proxies, backends,
+    names, pools (of addresses), exposed (ports of the host) or metrics.
 
     NAME is one vservice, policy, reference or proxy, or of backends those of one vservice.
     """

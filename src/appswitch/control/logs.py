@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from appswitch import logevents, logline
+from appswitch import logbound, logevents, logline
 
 RECENT: deque[str] = deque(maxlen=200)
 
@@ -25,7 +25,7 @@ class _Writer:
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
-        self._budget = logline.Budget()
+        self._budget = logbound.Budget()
 
     def admit(self, kind: str) -> bool:
         """Whether a line of this kind may be written. Says how many others were not, if it is time to."""
@@ -36,7 +36,7 @@ class _Writer:
 
     def tell_suppressed(self, now: float) -> None:
         for kind, count in self._budget.withheld(now):
-            line = self.render("warning", logline.suppressed(kind, count), {"part": "control"})
+            line = self.render("warning", logbound.suppressed(kind, count), {"part": "control"})
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
@@ -99,6 +99,6 @@ def _foreign(writer: _Writer) -> Any:
 async def tell_suppressed() -> None:
     """Now and then: how many lines were left out. Never returns; cancel it."""
     while True:
-        await asyncio.sleep(logline.SUMMARY)
+        await asyncio.sleep(logbound.SUMMARY)
         for writer in _writers:
             writer.tell_suppressed(time.monotonic())

@@ -15,7 +15,8 @@ if not __package__:  # run by its path, isolated
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from appswitch.keeper.daemon import Keeper, commands
-from appswitch.keeper.directory import KeeperError, log
+from appswitch.keeper.directory import KeeperError
+from appswitch.keeper.log import log
 
 
 def main() -> int:

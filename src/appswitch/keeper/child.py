@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 
-from appswitch.keeper.directory import log
+from appswitch.keeper.log import log
 from appswitch.keeper.notify import FIRST_FD, SCM_MAX_FD
 
 TYPE_CHECKING = False
@@ -163,7 +163,7 @@ def start(argv: Sequence[str], env: dict[str, str], stored: Sequence[tuple[str, 
             try:
                 _become(argv, env, stored)
             except BaseException as err:
-                log("error", f"cannot start {argv[-1]}: {err}")
+                log("error", "cannot start {program}: {reason}", program=argv[-1], reason=err)
             finally:
                 os._exit(127)
     finally:

@@ -20,7 +20,8 @@ import time
 from appswitch.keeper import child as children
 from appswitch.keeper import directory as place
 from appswitch.keeper.child import BURST, BURST_SECONDS, SIGNALS, Child, child_environment, how
-from appswitch.keeper.directory import KeeperError, log
+from appswitch.keeper.directory import KeeperError
+from appswitch.keeper.log import log
 from appswitch.keeper.notify import NotifySocket, Upstream, fd_name, passed_on
 from appswitch.keeper.upgrade import Upgrades, inherited
 
@@ -83,6 +84,7 @@ class Keeper:
         try:
             while not self._finished():
                 self._start_due()
+                log.tell_suppressed(time.monotonic())
                 self._handle(self.epoll.poll(self._timeout()))
         finally:
             self._end()
@@ -119,7 +121,7 @@ class Keeper:
             if child.name in running:
                 with contextlib.suppress(ProcessLookupError):
                     self.adopt(child, running[child.name])
-                    log("warning", f"took over {child.name}, which runs (pid {child.pid})")
+                    log("warning", "took over {name}, which runs (pid {pid})", name=child.name, pid=child.pid)
         self.announced = adopting
         for name, stored, fd in kept:
             heir = next((one for one in self.children if one.name == name), None)
@@ -154,6 +156,8 @@ class Keeper:
         due = [child.start_at for child in self.children if child.start_at is not None]
         if self.stopping is not None:
             due = [self.stopping]
+        elif (summary := log.due()) is not None:
+            due.append(summary)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _handle(self, events: Sequence[tuple[int, int]]) -> None:
@@ -246,11 +250,14 @@ class Keeper:
         if self.stopping is not None:
             return
         if code and code > 0 and not self.announced:
-            log("error", f"{child.name} could not start ({how(code)})")
+            log("error", "{name} could not start ({how})", name=child.name, how=how(code))
             self.stop(1)
             return
         if not self._has_directory():
-            log("error", f"{self.directory} is gone, and {child.name} {how(code)}: the daemon ends")
+            log(
+                "error", "{directory} is gone, and {name} {how}: the daemon ends",
+                directory=self.directory, name=child.name, how=how(code),
+            )  # fmt: skip
             self.stop(1)
             return
         now = time.monotonic()
@@ -259,10 +266,14 @@ class Keeper:
             return
         delay = child.note_death(now)
         if len(child.deaths) >= BURST and not self.announced:
-            log("error", f"{child.name} {how(code)}, {BURST} times within {BURST_SECONDS:.0f} s: giving up")
+            log(
+                "error", "{name} {how}, {times} times within {seconds:.0f} s: giving up",
+                name=child.name, how=how(code), times=BURST, seconds=BURST_SECONDS,
+            )  # fmt: skip
             self.stop(1)
             return
-        log("warning", f"{child.name} {how(code)}; starting it again" + (f" in {delay:.1f} s" if delay else ""))
+        when = f" in {delay:.1f} s" if delay else ""
+        log("warning", "{name} {how}; starting it again{when}", name=child.name, how=how(code), when=when)
         child.start_at = now + delay
 
     def _has_directory(self) -> bool:
@@ -287,7 +298,7 @@ class Keeper:
         self.stopping = time.monotonic() + GRACE
         for child in self.children:
             if child.pid:
-                log("warning", f"{child.name} did not end within {GRACE:.0f} s: killing it")
+                log("warning", "{name} did not end within {seconds:.0f} s: killing it", name=child.name, seconds=GRACE)
                 child.send(signal.SIGKILL)
 
     # Signals and messages
@@ -305,7 +316,7 @@ class Keeper:
         fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         child = next((child for child in self.children if child.pid and child.pid == pid), None)
         if child is None:
-            log("warning", f"ignored a message on the notify socket from pid {pid}, which is not ours")
+            log("warning", "ignored a message on the notify socket from pid {pid}, which is not ours", pid=pid)
         elif fields.get("FDSTORE") == "1":
             self._store(child, fields, fds)
             fds = []
@@ -330,7 +341,10 @@ class Keeper:
         self.upstream.store(child.name, name, fds, poll)
         refused = sum(not self.keep(child, name, fd, poll) for fd in fds)
         if refused:
-            log("error", f"too many descriptors: {refused} of {child.name} will not survive its restart")
+            log(
+                "error", "too many descriptors: {refused} of {name} will not survive its restart",
+                refused=refused, name=child.name,
+            )  # fmt: skip
 
     def keep(self, child: Child, name: str, fd: int, poll: bool) -> bool:
         """Store it for a child. False: there is no room, and ``fd`` is closed."""

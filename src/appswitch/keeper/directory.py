@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sys
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,19 +26,6 @@ LEFTOVERS = (*SOCKETS, ROSTER, "resolv.conf", *STATE)  # removed when the daemon
 
 class KeeperError(Exception):
     """The daemon cannot run here. The text is for the user."""
-
-
-def log(level: str, event: str) -> None:
-    """One line on standard error, as a console line or (``AX_LOG_FORMAT=json``) as one JSON object."""
-    if os.environ.get("AX_LOG_FORMAT") == "json":
-        import json  # only now: most keepers never say a word, and this is a megabyte
-
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = json.dumps({"timestamp": stamp, "level": level, "part": "keeper", "event": event})
-    else:
-        line = f"ax daemon: {event}"
-    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the daemon
-        print(line, file=sys.stderr, flush=True)
 
 
 def prepare_directory(path: str) -> None:

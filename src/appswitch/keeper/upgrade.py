@@ -17,7 +17,7 @@ import socket
 import time
 
 from appswitch.keeper.child import SIGNALS
-from appswitch.keeper.directory import log
+from appswitch.keeper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Upgrades:
         child.argv = tuple(self._request.commands[child.name])
         self._left.pop(0)
         self._tell(event="replaced", part=child.name, pause=round(pause, 4))
-        log("info", f"{child.name} was upgraded: who needed it waited {pause * 1000:.0f} ms")
+        log("info", "{name} was upgraded: who needed it waited {ms:.0f} ms", name=child.name, ms=pause * 1000)
         self._next()
 
     def failed(self, child: Child, why: str) -> None:
@@ -184,7 +184,7 @@ class Upgrades:
 
     def _give_up(self, reason: str) -> None:
         if self._left:
-            log("error", f"no upgrade: {reason}")
+            log("error", "no upgrade: {reason}", reason=reason)
         self._tell(event="failed", reason=reason)
         for child in self._left:
             if child.standby is not None and child.pid and child.standby.pidfd >= 0:

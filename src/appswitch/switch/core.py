@@ -17,7 +17,7 @@ from appswitch.address import Address
 from appswitch.attributes import shown
 from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
-from appswitch.logline import SUMMARY
+from appswitch.logbound import SUMMARY
 from appswitch.routing.clusters import Cluster, Clusters
 from appswitch.routing.policy import End, Policies
 from appswitch.routing.proxies import Proxies

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import select
 import time
 from collections import deque
 from collections.abc import Callable
 
-from appswitch import logevents, logline, wire
+from appswitch import logbound, logevents, logline, wire
 from appswitch.model import ServerRow
 from appswitch.switch.apps import App
 
@@ -18,13 +18,13 @@ _UNKNOWN = logevents.Event("warning")
 
 
 class Log:
-    """Lines to standard error, as JSON or for people; of each kind only so many (`logline.Budget`)."""
+    """Lines to standard error, as JSON or for people; of each kind only so many (`logbound.Budget`)."""
 
     def __init__(self, as_json: bool, level: str = "info") -> None:
         self.recent: deque[str] = deque(maxlen=RECENT)
         self._json = as_json
         self._least = logline.LEVELS.get(level, logline.LEVELS["info"])
-        self._budget = logline.Budget()
+        self._budget = logbound.Budget()
         self._lost = 0  # lines that nobody read in time
 
     def __call__(self, event: str, **fields: object) -> None:
@@ -40,23 +40,15 @@ class Log:
     def tell_suppressed(self, now: float | None = None) -> None:
         """Say how many lines were left out, if it is time to. To be called now and then."""
         for kind, count in self._budget.withheld(time.monotonic() if now is None else now):
-            self._write("warning", logline.suppressed(kind, count), {})
+            self._write("warning", logbound.suppressed(kind, count), {})
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         lost = {"lost_before": self._lost} if self._lost else {}
         data = self._line(level, event, {"part": "switch", **fields, **lost}).encode("utf-8", "replace") + b"\n"
         self.recent.append(data[:-1].decode())
-        # A pipe that says POLLOUT takes PIPE_BUF bytes at once (pipe(7)): one that nobody reads costs lines, not calls.
-        poll = select.poll()
-        try:
-            poll.register(_STDERR, select.POLLOUT)
-            if any(events & select.POLLOUT for _, events in poll.poll(0)):
-                os.write(_STDERR, data)
-                self._lost = 0
-            else:
-                self._lost += 1
-        except OSError:
-            return  # nobody is there any more; serving goes on
+        with contextlib.suppress(OSError):  # nobody is there any more; serving goes on
+            # One that nobody reads costs lines, not calls.
+            self._lost = 0 if logbound.write_at_once(_STDERR, data) else self._lost + 1
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> str:
         """At most `select.PIPE_BUF` bytes with its end: the longest values are cut until it fits."""

@@ -40,7 +40,7 @@ def wait_again(sock: socket.socket) -> None:
     while (error := sock.connect_ex((HOST, PORT))) != errno.EISCONN:
         if error not in (errno.EALREADY, 0):
             raise OSError(error, os.strerror(error))
-        time.sleep(0.005)
+        time.sleep(0.005)  # no wait for something: programs that ask again and again are what is tried
 
 
 WAYS = {"poll": wait_poll, "epoll": wait_epoll, "select": wait_select, "again": wait_again}

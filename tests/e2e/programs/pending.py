@@ -1,6 +1,7 @@
-"""Many connections that wait in queues at once. server PORT FILE: accepts only when FILE is there, tells each its peer.
+"""Many connections that wait in queues at once. server PORT FIFO: accepts only when told so, tells each its peer.
 
-client PORT FILE COUNT HOST...: COUNT connections to each host, then makes FILE, and checks what each is told.
+client PORT FIFOS COUNT HOST...: COUNT connections to each host, then tells the servers, each by its FIFO, and checks
+what each connection is told. FIFOs are given as one word, with commas.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from __future__ import annotations
 import pathlib
 import socket
 import sys
-import time
 
-WHAT, PORT, FILE = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+WHAT, PORT, FIFOS = sys.argv[1], int(sys.argv[2]), [pathlib.Path(one) for one in sys.argv[3].split(",")]
 
 if WHAT == "server":
     with socket.create_server(("", PORT), backlog=200) as listener:
-        while not FILE.exists():
-            time.sleep(0.01)
+        FIFOS[0].read_bytes()
         while True:
             sock, peer = listener.accept()
             with sock:
@@ -23,7 +22,8 @@ if WHAT == "server":
                 sock.recv(1)
 else:
     waiting = [socket.create_connection((host, PORT), 10) for _ in range(int(sys.argv[4])) for host in sys.argv[5:]]
-    FILE.touch()
+    for fifo in FIFOS:
+        fifo.write_bytes(b"go")
     wrong = []
     for sock in waiting:
         told, own = sock.recv(100).decode(), "{} {}".format(*sock.getsockname())

@@ -88,7 +88,7 @@ def chat(address: str, port: str) -> None:
         listener.start()
         call = Path(f"/proc/self/task/{listener.native_id}/syscall")
         while hex(client.fileno()) not in call.read_text().split():  # until it waits
-            time.sleep(0.01)
+            time.sleep(0.01)  # nothing else tells that a thread has begun to wait
         client.connect((address, int(port)))
         print("connected", flush=True)
         for line in sys.stdin:

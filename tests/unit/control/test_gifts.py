@@ -7,20 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.lingering import LINGERING
 
-CODE = """
-import os, socket, struct, sys
+CODE = f"""
+import os, sys
 from appswitch.control import gifts
-
-listener = socket.create_server(("127.0.0.1", 0))
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-one = socket.create_connection(listener.getsockname())
-one.setblocking(False)
-try:
-    while True:
-        one.send(bytes(1 << 16))
-except BlockingIOError:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+{LINGERING}
+listener, one = lingering()
 door = socket.socket(socket.AF_UNIX)
 door.bind(sys.argv[2])
 door.listen()

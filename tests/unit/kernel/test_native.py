@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from harness.descriptors import is_open
 
 from appswitch import _kernel
 from appswitch._kernel import Fd, Reflex, Sock
@@ -33,14 +34,6 @@ UNIX, INET, INET6, STREAM = (int(n) for n in (socket.AF_UNIX, socket.AF_INET, so
 LISTEN, ALL = 1 << 10, 0xFFF
 NOBODY = 2**22 + 1  # more than any pid
 DEADLINE = 20  # seconds that something which must not wait may take before it is stopped
-
-
-def is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def abstract() -> bytes:

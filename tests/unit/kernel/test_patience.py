@@ -9,28 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.lingering import LINGERING
 
 DEADLINE = 20  # seconds for what would take minutes
 
-BEGIN = """
+BEGIN = f"""
 import array, os, socket, struct
 from appswitch import _kernel
 from appswitch._kernel import Fd
-
-def lingering():
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    one = socket.create_connection(listener.getsockname())
-    one.setblocking(False)
-    try:
-        while True:
-            one.send(bytes(1 << 16))
-    except BlockingIOError:
-        pass
-    one.setblocking(True)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
-    return listener, one
-"""
+{LINGERING}"""
 
 
 def run(code: str, **variables: str) -> str:

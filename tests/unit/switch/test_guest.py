@@ -24,22 +24,6 @@ from tests.unit.switch.fake import FakeSwitch, address
 from appswitch._kernel import Fd
 from appswitch.delegate import messages
 from appswitch.delegate.errors import Reason
-from appswitch.delegate.messages import (
-    Action,
-    Ask,
-    Done,
-    FromDaemon,
-    Handover,
-    Hello,
-    Offer,
-    Received,
-    Refused,
-    Taken,
-    ToDaemon,
-    Verdict,
-    Welcome,
-    Withdrawn,
-)  # fmt: skip
 from appswitch.delegate.metadata import Metadata
 from appswitch.resources import Proxy
 from appswitch.routing.route import REFUSED, Delegate, Flow
@@ -62,12 +46,12 @@ class Peer:
         self.link.connect(world.path)
         self.link.setblocking(False)
         self.has: dict[int, list[int]] = {}  # descriptors that have come, by connection
-        self.heard: list[FromDaemon] = []
+        self.heard: list[messages.FromDaemon] = []
 
-    def say(self, message: ToDaemon, *fds: int) -> None:
+    def say(self, message: messages.ToDaemon, *fds: int) -> None:
         socket.send_fds(self.link, [messages.encode(message)], fds)
 
-    def read(self) -> FromDaemon | None:
+    def read(self) -> messages.FromDaemon | None:
         """The next packet, if there is one."""
         while True:
             try:
@@ -79,7 +63,7 @@ class Peer:
             if not packet:
                 return None
             message = messages.decode_from_daemon(packet, len(fds))
-            if isinstance(message, Handover):
+            if isinstance(message, messages.Handover):
                 self.has[message.connection] = fds
             self.heard.append(message)
             return message
@@ -157,9 +141,9 @@ class World:
 
     def proxy(self, capacity: int = 0) -> Peer:
         peer = self.peer()
-        peer.say(Hello("one", capacity))
+        peer.say(messages.Hello("one", capacity))
         self.run()
-        assert isinstance(peer.read(), Welcome)
+        assert isinstance(peer.read(), messages.Welcome)
         return peer
 
     @property
@@ -207,7 +191,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def said(peer: Peer, world: World, message: ToDaemon) -> FromDaemon | None:
+def said(peer: Peer, world: World, message: messages.ToDaemon) -> messages.FromDaemon | None:
     """What is answered."""
     peer.say(message)
     world.run()
@@ -219,26 +203,28 @@ def test_asked_accepted_handed_over_received(world: World, server_side: bool) ->
     proxy = world.proxy()
     world.connection(server_side)
     asked = proxy.read()
-    assert isinstance(asked, Ask)
+    assert isinstance(asked, messages.Ask)
     assert asked.metadata.direction == ("server" if server_side else "client")
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) == Handover(1)
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) == messages.Handover(1)
     assert len(proxy.has[1]) == 1 + server_side
     assert world.counts == {}
     assert not world.fake.holding.settled
-    assert said(proxy, world, Received(1)) is None
+    assert said(proxy, world, messages.Received(1)) is None
     assert world.counts == {"taken": 1}
     assert len(world.fake.holding.settled) == server_side, "what the server accepts"
     os.write(proxy.has[1][-1], b"from the proxy")
     assert world.apps[0].recv(100) == b"from the proxy"
 
 
-@pytest.mark.parametrize("action", [Action.PASS, Action.DROP, Action.NEXT, Action.FAIL])
-def test_whatever_else_it_says_it_has_nothing(world: World, action: Action) -> None:
+@pytest.mark.parametrize(
+    "action", [messages.Action.PASS, messages.Action.DROP, messages.Action.NEXT, messages.Action.FAIL]
+)
+def test_whatever_else_it_says_it_has_nothing(world: World, action: messages.Action) -> None:
     proxy = world.proxy()
     world.connection()
     proxy.read()
-    assert said(proxy, world, Verdict(1, action)) is None
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) is None
+    assert said(proxy, world, messages.Verdict(1, action)) is None
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) is None
     assert proxy.has == {}
     assert len(world.fake.holding.settled) + len(world.fake.holding.refused) == 1
 
@@ -249,8 +235,8 @@ def test_too_late(world: World) -> None:
     world.connection()
     proxy.read()
     world.too_late(1)
-    assert proxy.read() == Withdrawn(1, Reason.TIMEOUT)
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) is None
+    assert proxy.read() == messages.Withdrawn(1, Reason.TIMEOUT)
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) is None
     assert (world.counts, len(world.fake.holding.settled)) == ({"failed": 1}, 1)
 
 
@@ -261,7 +247,7 @@ def test_the_timer_is_the_configured_one() -> None:
         world.connection()
         world.fake.run(lambda: world.fake.holding.settled)
         proxy.read()
-        assert proxy.read() == Withdrawn(1, Reason.TIMEOUT)
+        assert proxy.read() == messages.Withdrawn(1, Reason.TIMEOUT)
     finally:
         world.close()
 
@@ -275,7 +261,7 @@ def test_it_dies_half_way(on_failure: Literal["open", "closed"], step: str) -> N
         proxy = world.proxy()
         world.connection()
         if step != "asked":
-            proxy.say(Verdict(1, Action.ACCEPT))
+            proxy.say(messages.Verdict(1, messages.Action.ACCEPT))
         if step == "sent":
             world.run()
         proxy.close()
@@ -296,10 +282,10 @@ def test_what_it_has_confirmed_is_its_own(world: World, way: str) -> None:
     proxy = world.proxy()
     world.connection()
     proxy.read()
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) == Handover(1)
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) == messages.Handover(1)
     if way == "is cut off":
         proxy.link.send(b"nonsense")
-    proxy.say(Received(1))
+    proxy.say(messages.Received(1))
     if way == "goes":
         proxy.link.close()
     elif way == "is configured no longer":
@@ -307,7 +293,7 @@ def test_what_it_has_confirmed_is_its_own(world: World, way: str) -> None:
         world.endpoint.reconcile()
         world.fake.proxies.put(Proxy(name="one"))
         with pytest.raises(BrokenPipeError):
-            proxy.say(Done(1))
+            proxy.say(messages.Done(1))
     world.run()
     assert (world.fake.holding.settled, world.fake.holding.refused) == ([], [])
     os.write(proxy.has[1][0], b"x")
@@ -318,10 +304,10 @@ def test_it_gives_back_what_it_has_accepted(world: World) -> None:
     proxy = world.proxy()
     world.connection()
     proxy.read()
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) == Handover(1)
-    assert said(proxy, world, Verdict(1, Action.FAIL)) is None
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) == messages.Handover(1)
+    assert said(proxy, world, messages.Verdict(1, messages.Action.FAIL)) is None
     assert (world.counts, len(world.fake.holding.settled)) == ({"failed": 1}, 1)
-    assert said(proxy, world, Received(1)) is None
+    assert said(proxy, world, messages.Received(1)) is None
     assert world.counts == {"failed": 1}
 
 
@@ -341,7 +327,7 @@ def test_one_that_does_not_read_what_it_has_accepted(world: World) -> None:
     world.connection()
     proxy.read()
     last = stuffed(world, proxy) + 1
-    proxy.say(Verdict(1, Action.ACCEPT))
+    proxy.say(messages.Verdict(1, messages.Action.ACCEPT))
     world.run()
     world.too_late(1)
     world.too_late(last)  # it was never asked about this one, and is told nothing
@@ -350,8 +336,8 @@ def test_one_that_does_not_read_what_it_has_accepted(world: World) -> None:
         heard.append(message)
         world.run()
     assert proxy.has == {}
-    assert [one for one in heard if isinstance(one, Withdrawn)] == [Withdrawn(1, Reason.TIMEOUT)]
-    assert not any(isinstance(one, Ask) and one.metadata.connection == last for one in heard)
+    assert [one for one in heard if isinstance(one, messages.Withdrawn)] == [messages.Withdrawn(1, Reason.TIMEOUT)]
+    assert not any(isinstance(one, messages.Ask) and one.metadata.connection == last for one in heard)
     assert world.counts == {"failed": 2}
     world.end(proxy)
 
@@ -359,7 +345,12 @@ def test_one_that_does_not_read_what_it_has_accepted(world: World) -> None:
 def test_it_cannot_answer_what_it_was_not_asked_yet(world: World) -> None:
     proxy = world.proxy()
     last = stuffed(world, proxy)
-    for message in (Verdict(last, Action.ACCEPT), Verdict(last, Action.PASS), Received(last), Done(last)):
+    for message in (
+        messages.Verdict(last, messages.Action.ACCEPT),
+        messages.Verdict(last, messages.Action.PASS),
+        messages.Received(last),
+        messages.Done(last),
+    ):
         proxy.say(message)
     world.run()
     assert world.guest is not None
@@ -372,13 +363,13 @@ def test_words_about_nothing_are_a_flood(world: World) -> None:
     proxy = world.proxy()
     world.connection()
     for _ in range(module.STRAYS + 1):
-        proxy.say(Done(99))
+        proxy.say(messages.Done(99))
     world.run()
     assert world.guest is None
     assert world.counts == {"failed": 1}
-    assert isinstance(proxy.read(), Ask)
+    assert isinstance(proxy.read(), messages.Ask)
     refused = proxy.read()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, messages.Refused)
     assert refused.reason is Reason.MALFORMED
 
 
@@ -399,19 +390,19 @@ def test_another_capacity_holds_at_once(world: World) -> None:
     world.endpoint.reconcile()
     assert not world.connection()
     proxy.read()
-    said(proxy, world, Verdict(1, Action.PASS))
+    said(proxy, world, messages.Verdict(1, messages.Action.PASS))
     assert world.connection()
 
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_version_is_told_which_one_this_is(world: World, version: int) -> None:
     peer = world.peer()
-    packet = messages.encode(Hello("one"), version)
+    packet = messages.encode(messages.Hello("one"), version)
     peer.link.send(packet)
     world.run()
     answer = peer.link.recv(2000)
     assert answer[:5] == b"AXD" + bytes((version, 3))
-    assert messages.decode_from_daemon(answer) == Refused(
+    assert messages.decode_from_daemon(answer) == messages.Refused(
         Reason.VERSION, f"this daemon speaks version 2 of the protocol: a message of version {version}"
     )
     assert peer.link.recv(1) == b""
@@ -442,7 +433,7 @@ def offered(world: World, both: bool = False) -> tuple[Peer, socket.socket]:
     direction: Literal["client", "server"] = "server" if both else "client"
     metadata = Metadata(connection=0, direction=direction, source=HERE, destination=THERE, proxy="one")
     with end:
-        app.say(Offer(metadata), *[end.fileno()] * (1 + both))
+        app.say(messages.Offer(metadata), *[end.fileno()] * (1 + both))
     world.run()
     return app, other
 
@@ -451,10 +442,10 @@ def offered(world: World, both: bool = False) -> tuple[Peer, socket.socket]:
 def test_an_offer(world: World, both: bool) -> None:
     proxy = world.proxy()
     app, other = offered(world, both)
-    assert isinstance(proxy.read(), Ask)
-    assert said(proxy, world, Verdict(1, Action.ACCEPT)) == Handover(1)
-    assert app.read() == Taken(1)
-    said(proxy, world, Received(1))
+    assert isinstance(proxy.read(), messages.Ask)
+    assert said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT)) == messages.Handover(1)
+    assert app.read() == messages.Taken(1)
+    said(proxy, world, messages.Received(1))
     assert len(proxy.has[1]) == 1 + both
     os.write(proxy.has[1][0], b"hello")
     assert other.recv(10) == b"hello"
@@ -469,14 +460,14 @@ def test_an_app_that_takes_its_offer_back(world: World, shut: bool) -> None:
     proxy.read()
     if shut:  # as `delegate.client` does: it may still read what was said before
         app.link.shutdown(socket.SHUT_RDWR)
-        proxy.say(Verdict(1, Action.ACCEPT))
+        proxy.say(messages.Verdict(1, messages.Action.ACCEPT))
         assert world.guest is not None
         world.guest._read()  # before the switch sees that the app has gone
     else:
         app.close()
     world.run()
-    assert proxy.read() == Withdrawn(1, Reason.GONE)
-    said(proxy, world, Verdict(1, Action.ACCEPT))
+    assert proxy.read() == messages.Withdrawn(1, Reason.GONE)
+    said(proxy, world, messages.Verdict(1, messages.Action.ACCEPT))
     assert proxy.has == {}
     assert app.heard == []
     other.setblocking(False)
@@ -487,9 +478,9 @@ def test_an_offer_that_is_not_taken(world: World) -> None:
     proxy = world.proxy()
     app, _ = offered(world)
     proxy.read()
-    said(proxy, world, Verdict(1, Action.PASS))
+    said(proxy, world, messages.Verdict(1, messages.Action.PASS))
     answer = app.read()
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, messages.Refused)
     assert answer.reason is Reason.DECLINED
 
 
@@ -524,21 +515,21 @@ class Proxies(RuleBasedStateMachine):
         self.world.connection()
 
     @precondition(lambda self: self.peer)
-    @rule(number=NUMBERS, action=st.sampled_from(Action))
-    def answers(self, number: int, action: Action) -> None:
-        if action is Action.ACCEPT:
+    @rule(number=NUMBERS, action=st.sampled_from(messages.Action))
+    def answers(self, number: int, action: messages.Action) -> None:
+        if action is messages.Action.ACCEPT:
             self.accepted.add(number)
-        self.say(Verdict(number, action))
+        self.say(messages.Verdict(number, action))
 
     @precondition(lambda self: self.peer)
     @rule(number=NUMBERS)
     def confirms(self, number: int) -> None:
-        self.say(Received(number))
+        self.say(messages.Received(number))
 
     @precondition(lambda self: self.peer)
     @rule(number=NUMBERS)
     def is_done(self, number: int) -> None:
-        self.say(Done(number))
+        self.say(messages.Done(number))
 
     @precondition(lambda self: self.peer)
     @rule()
@@ -551,7 +542,7 @@ class Proxies(RuleBasedStateMachine):
     def sends_a_descriptor(self) -> None:
         assert self.peer is not None
         with contextlib.suppress(BrokenPipeError):
-            self.peer.say(Done(1), self.peer.link.fileno())
+            self.peer.say(messages.Done(1), self.peer.link.fileno())
         self.world.run()
 
     @rule(number=NUMBERS)
@@ -578,7 +569,7 @@ class Proxies(RuleBasedStateMachine):
         guest = self.world.guest
         assert self.world.ended + (len(guest.pending) if guest is not None else 0) == self.world.connections
 
-    def say(self, message: ToDaemon) -> None:
+    def say(self, message: messages.ToDaemon) -> None:
         assert self.peer is not None
         with contextlib.suppress(BrokenPipeError):  # it was cut off
             self.peer.say(message)
