@@ -199,7 +199,7 @@ static int take_end(int lobby, const struct sockaddr_un *own, socklen_t own_size
     struct sockaddr_un peer;
     socklen_t size = sizeof peer;
     int end;
-    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC)) >= 0) {
+    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, 0)) >= 0) { /* flags: see accept_now */
         if (size == own_size && memcmp(&peer, own, size) == 0) {
             return end;
         }

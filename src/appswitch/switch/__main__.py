@@ -22,6 +22,7 @@ from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
 from appswitch.switch.descriptors import raise_limit
 from appswitch.switch.endpoint import Endpoint
+from appswitch.switch.estate import end, take
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
@@ -44,6 +45,7 @@ def main() -> int:
     raise_limit()
     _work_in(places.sockets)
     switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
+    switch.holder.start()
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
     _recover(switch, journal)
     attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
@@ -67,7 +69,9 @@ def main() -> int:
     if not kept.apps:
         keep.serving()
     loop.run()
-    return 0  # files and descriptors are the keeper's affair: it may be that a successor needs them
+    # Files and descriptors are the keeper's affair: it may be that a successor needs them. So they are not closed here
+    # one after the other, which would close them in the holder as well.
+    os._exit(0)
 
 
 def _recover(switch: Switch, journal: Journal) -> None:
@@ -83,6 +87,11 @@ def _recover(switch: Switch, journal: Journal) -> None:
     for spec, listener, home in kept.apps:
         keep.app_again(spec, listener, home)
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
+    if kept.holder is not None:
+        switch.resume.add(take(switch, journal, kept.holder))
+    switch.holder.tell()
+    if kept.holder is not None:
+        end(kept.holder)
     answer_again(switch, journal)  # before others are entered into the journal
     restore(switch, journal)
 

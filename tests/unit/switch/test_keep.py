@@ -131,7 +131,7 @@ def test_another_keeper_is_told_everything_again(
 ) -> None:
     """The first one dies: another is started, and what is kept at that time goes to it."""
     started = list[int]()
-    monkeypatch.setattr(parent, "start_keeper", lambda: started.append(1) or 0)
+    monkeypatch.setattr(parent, "start_keeper", lambda _spawn: started.append(1) or 0)
     monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("AX_KEEPER_PID", "1")
     (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
