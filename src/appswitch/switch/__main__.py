@@ -47,12 +47,13 @@ def main() -> int:
     switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
     switch.holder.start()
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
-    _recover(switch, journal)
+    launchers = _recover(switch, journal, os.fsencode(places.attach))
     attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)
     delegate_socket = _listen(keep, kept, places.delegate, socket.SOCK_SEQPACKET, 0o666)
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
+    attach.restore(kept.tokens, launchers)
     Channel(switch, attach, channel_socket, os.geteuid())
     _kernel.watch_over()
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
@@ -74,8 +75,9 @@ def main() -> int:
     os._exit(0)
 
 
-def _recover(switch: Switch, journal: Journal) -> None:
-    """What an earlier switch left is ours now."""
+def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
+    """What an earlier switch left is ours now. Its connections to launchers, at the path ``attach``."""
+    launchers: list[Fd] = []
     keep, kept = switch.keep, switch.kept
     (keep.record if kept.journal is None else keep.again)("journal", journal.memory)
     (keep.record if kept.memory is None else keep.again)("memory", switch.memory.memory)
@@ -88,12 +90,14 @@ def _recover(switch: Switch, journal: Journal) -> None:
         keep.app_again(spec, listener, home)
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
     if kept.holder is not None:
-        switch.resume.add(take(switch, journal, kept.holder))
+        found, launchers = take(switch, journal, kept.holder, attach)
+        switch.resume.add(found)
     switch.holder.tell()
     if kept.holder is not None:
         end(kept.holder)
     answer_again(switch, journal)  # before others are entered into the journal
     restore(switch, journal)
+    return launchers
 
 
 def _home(kept: tuple[Fd, ...]) -> Netns | None:

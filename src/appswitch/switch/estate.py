@@ -37,7 +37,6 @@ _STANDARD = 3
 _PID = "Pid:"
 _CLOEXEC = 0o2000000
 _UCRED = struct.Struct("=iII")
-_STREAM = int(socket.SOCK_STREAM)
 
 
 class Found(NamedTuple):
@@ -57,19 +56,29 @@ class Descriptor(NamedTuple):
     ours: bool
 
 
-def take(switch: Switch, journal: Journal, holder: Fd) -> list[Found]:
-    """Its connections. What else it has, `end` closes. To be called while the journal is as it was."""
+def take(switch: Switch, journal: Journal, holder: Fd, attach: bytes) -> tuple[list[Found], list[Fd]]:
+    """Its connections, and those of launchers to ``attach``, a path. What else it has, `end` closes.
+
+    To be called while the journal is as it was.
+    """
     by_cookie: dict[int, list[Descriptor]] = {}
+    launchers: list[Fd] = []
     pid = _pid(holder)
     for number in _numbers(pid):
-        found = _look(pid, holder, number)
+        got = _kernel.fetch(holder, number)
+        if isinstance(got, int):
+            continue
+        if _is_launcher(got[0], attach):
+            launchers.append(got[0])
+            continue
+        found = _look(pid, got[0], number)
         if found is not None:
             by_cookie.setdefault(_kernel.cookie(found.fd), []).append(found)
     given = _Given(switch, journal)
     mine = [one[0] for one in by_cookie.values() if _is_ours(one, given)]
     for one in mine:
         _kernel.set_ours(one.fd, 1)
-    return [Found(*one[:3]) for one in mine]
+    return [Found(*one[:3]) for one in mine], launchers
 
 
 def end(holder: Fd) -> None:
@@ -101,14 +110,18 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def _look(pid: int, holder: Fd, number: int) -> Descriptor | None:
+def _is_launcher(fd: Fd, path: bytes) -> bool:
+    """Whether it is a connection to the attach socket: nobody else ever has our end of it."""
+    own = _kernel.getsockname(fd)
+    if isinstance(own, int) or sockaddr.family_of(own) != AF_UNIX or sockaddr.unix_name(own) != path:
+        return False
+    return _type(fd) == socket.SOCK_SEQPACKET and not isinstance(_kernel.getpeername(fd), int)
+
+
+def _look(pid: int, fd: Fd, number: int) -> Descriptor | None:
     """A descriptor of it that is the server's end of a connection; None: it is something else."""
-    got = _kernel.fetch(holder, number)
-    if isinstance(got, int):
-        return None
-    fd = got[0]
     own, peer = _kernel.getsockname(fd), _kernel.getpeername(fd)
-    if isinstance(own, int) or isinstance(peer, int) or not _is_stream(fd):
+    if isinstance(own, int) or isinstance(peer, int) or _type(fd) != socket.SOCK_STREAM:
         return None
     family = sockaddr.family_of(own)
     if family == AF_UNIX:
@@ -122,9 +135,9 @@ def _look(pid: int, holder: Fd, number: int) -> Descriptor | None:
     return Descriptor(fd, own, peer, not _flags(pid, number) & _CLOEXEC)
 
 
-def _is_stream(fd: Fd) -> bool:
+def _type(fd: Fd) -> int:
     kind = _kernel.getsockopt(fd, socket.SOL_SOCKET, socket.SO_TYPE, 4)
-    return not isinstance(kind, int) and kind[0] == _STREAM
+    return 0 if isinstance(kind, int) else kind[0]
 
 
 def _flags(pid: int, number: int) -> int:

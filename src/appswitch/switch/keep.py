@@ -235,6 +235,7 @@ class Kept(NamedTuple):
     memory: Fd | None = None
     listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
     holder: Fd | None = None  # a pidfd of who holds the rest of its descriptors
+    tokens: Sequence[Fd] = ()  # records of apps whose launchers have not come, or not come to an end
     inherited: dict[int, str] = {}  # noqa: RUF012 - other descriptors that this process was started with
 
 
@@ -259,5 +260,6 @@ def recovered() -> Kept:
             orphans.append(appid)
     listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
     records = {name: fds[-1] for name, fds in kept.items()}
-    rest = listeners, records.get("holder"), inherited
+    tokens = [fds[-1] for name, fds in kept.items() if name.startswith("token-")]
+    rest = listeners, records.get("holder"), tokens, inherited
     return Kept(apps, records.get("journal"), orphans, records.get("memory"), *rest)

@@ -48,6 +48,7 @@ def restore(switch: Switch, journal: Journal) -> None:
     _restore_lobby(switch)
     _restore_datagrams(switch)
     switch.doors.drop_kept()
+    switch.relay.drop_kept()
 
 
 def _names(states: int) -> dict[int, tuple[int, bytes]]:
