@@ -155,8 +155,11 @@ def test_without_any_of_the_daemon(world: Switched) -> None:
     daemon.strict = False
     pair.check()
     waits = world.start(PYTHON, "-c", "import socket; socket.create_server(('', 7001)).accept()", listening=7001)
-    for pid in (daemon.keeper(), *parts(daemon).values()):
-        os.kill(pid, signal.SIGKILL)
+    everybody = *parts(daemon).values(), daemon.keeper()
+    for how in (signal.SIGSTOP, signal.SIGKILL):  # who sees another one die would start a keeper
+        for pid in everybody:
+            os.kill(pid, how)
+    wait_until(lambda: not daemon.holders(), "nobody to hold what nobody will want", 10)
     pair.check(fresh=str(errno.ENOSYS))
     wait_output(waits, "Function not implemented")
     pair.end()
