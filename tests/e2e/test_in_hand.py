@@ -213,6 +213,25 @@ def test_a_holder_that_is_killed_is_replaced(world: Switched, services: Services
     wait_output(client, "served 5", PATIENCE)
 
 
+def test_with_another_keeper(world: Switched, services: Services) -> None:
+    server = waiting_server(world)
+    say(server, "go\n")
+    client = hoarder(world, by_first_bytes(services, server), 80, 5)
+    dead = world.daemon.keeper()
+    os.kill(dead, signal.SIGKILL)
+    wait_until(lambda: world.daemon.keeper() not in (0, dead), "another keeper", PATIENCE)
+    wait_until(lambda: stores(world.daemon) > 1, "it to be told", PATIENCE)
+    kill_switch(world.daemon)
+    say(client, "go\n")
+    wait_output(client, "served 5", PATIENCE)
+
+
+def stores(daemon: Daemon) -> int:
+    """How many apps the keeper knows."""
+    links = [os.readlink(entry) for entry in Path(f"/proc/{daemon.keeper()}/fd").iterdir()]  # noqa: PTH115
+    return links.count("anon_inode:seccomp notify")
+
+
 def test_it_is_small_and_has_what_the_switch_has(world: Switched) -> None:
     (holder,) = world.daemon.holders()
     switch = read_roster(str(world.daemon.run_dir))["switch"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the daemon stops
-HOLDER = "holder"  # what it is stored as: a process that keeps a child's descriptors open, by its pidfd
+HOLDER = "holder-"  # how it is stored: a process that keeps a child's descriptors open, by its pidfd
 ADOPTION = 5.0  # seconds that the lock of a keeper that was killed may take to be free
 
 
@@ -137,7 +137,7 @@ class Keeper:
             if child.standby is not None:
                 child.standby.end()
             if not self.upstream.keeps:  # else somebody may be started who wants what it has
-                for holder in child.store.take(lambda name, _: name == HOLDER):
+                for holder in child.store.take(lambda name, _: name.startswith(HOLDER)):
                     _end_holder(holder)
         if self.upstream.keeps:  # who starts us again hands everything back: what apps are connected to has to stay
             place.remove(self.directory, ("keeper.sock", "notify.sock"))

@@ -77,7 +77,6 @@ def main() -> int:
 
 def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
     """What an earlier switch left is ours now. Its connections to launchers, at the path ``attach``."""
-    launchers: list[Fd] = []
     keep, kept = switch.keep, switch.kept
     (keep.record if kept.journal is None else keep.again)("journal", journal.memory)
     (keep.record if kept.memory is None else keep.again)("memory", switch.memory.memory)
@@ -89,12 +88,12 @@ def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
     for spec, listener, home in kept.apps:
         keep.app_again(spec, listener, home)
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
-    if kept.holder is not None:
-        found, launchers = take(switch, journal, kept.holder, attach)
-        switch.resume.add(found)
+    found, launchers = take(switch, journal, list(kept.holders.values()), attach)
+    switch.resume.add(found)
     switch.holder.tell()
-    if kept.holder is not None:
-        end(kept.holder)
+    for name, holder in kept.holders.items():  # from here on ours has it all
+        end(holder)
+        keep.forget(name)
     answer_again(switch, journal)  # before others are entered into the journal
     restore(switch, journal)
     return launchers

@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
@@ -56,29 +56,39 @@ class Descriptor(NamedTuple):
     ours: bool
 
 
-def take(switch: Switch, journal: Journal, holder: Fd, attach: bytes) -> tuple[list[Found], list[Fd]]:
-    """Its connections, and those of launchers to ``attach``, a path. What else it has, `end` closes.
+def take(switch: Switch, journal: Journal, holders: Sequence[Fd], attach: bytes) -> tuple[list[Found], list[Fd]]:
+    """Its connections, and those of launchers to ``attach``, a path. What else its holders have, `end` closes.
 
+    Mostly there is one. A switch that was killed while it did this has left its own as well, with some of them again.
     To be called while the journal is as it was.
     """
+    given = _Given(switch, journal)
+    found: dict[int, Found] = {}
+    launchers: dict[int, Fd] = {}
+    for holder in holders:
+        for cookie, descriptors in _connections(holder, attach, launchers).items():
+            if cookie not in found and _is_ours(descriptors, given):
+                one = descriptors[0]
+                _kernel.set_ours(one.fd, 1)
+                found[cookie] = Found(one.fd, one.own, one.peer)
+    return list(found.values()), list(launchers.values())
+
+
+def _connections(holder: Fd, attach: bytes, launchers: dict[int, Fd]) -> dict[int, list[Descriptor]]:
+    """What it has of each, by the socket's cookie."""
     by_cookie: dict[int, list[Descriptor]] = {}
-    launchers: list[Fd] = []
     pid = _pid(holder)
     for number in _numbers(pid):
         got = _kernel.fetch(holder, number)
         if isinstance(got, int):
             continue
         if _is_launcher(got[0], attach):
-            launchers.append(got[0])
+            launchers.setdefault(got[1], got[0])
             continue
         found = _look(pid, got[0], number)
         if found is not None:
-            by_cookie.setdefault(_kernel.cookie(found.fd), []).append(found)
-    given = _Given(switch, journal)
-    mine = [one[0] for one in by_cookie.values() if _is_ours(one, given)]
-    for one in mine:
-        _kernel.set_ours(one.fd, 1)
-    return [Found(*one[:3]) for one in mine], launchers
+            by_cookie.setdefault(got[1], []).append(found)
+    return by_cookie
 
 
 def end(holder: Fd) -> None:

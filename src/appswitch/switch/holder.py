@@ -7,6 +7,7 @@ comes, and apps' calls are to fail instead of waiting.
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import struct
@@ -17,7 +18,7 @@ from appswitch._kernel import Fd
 from appswitch.switch.keep import Keep
 from appswitch.switch.loop import Loop
 
-NAME = "holder"  # of its pidfd, with the keeper
+PREFIX = "holder-"  # of what the keeper knows each by
 PATIENCE, MANAGED_PATIENCE = 20, 5  # seconds that a successor may take; one that a service manager starts, or does not
 AGAIN = 1.0  # seconds until another one is started
 _range = struct.Struct("=QQ")
@@ -34,6 +35,8 @@ class Holder:
         self._own: Fd | None = None
         self._keeper: Fd | None = None  # one number for all keepers: the process looks there
         self._process: Fd | None = None
+        self._name = ""
+        self._number = itertools.count(1)
 
     def start(self) -> None:
         """Best while this process is small. Where it cannot be had everything goes on without."""
@@ -57,10 +60,10 @@ class Holder:
         self._loop.watch(self._process, select.EPOLLIN, lambda _events: self._on_death())
 
     def tell(self) -> None:
-        """Have the keeper hand it on, in place of an earlier switch's."""
-        self._keep.forget(NAME)
+        """Have the keeper hand it on."""
         if self._process is not None:
-            self._keep.record(NAME, self._process)
+            self._name = f"{PREFIX}{os.getpid()}-{next(self._number)}"
+            self._keep.record(self._name, self._process)
 
     def _on_keeper(self, pidfd: Fd) -> None:
         assert self._keeper is not None
@@ -71,7 +74,7 @@ class Holder:
         assert self._process is not None
         os.waitid(os.P_PIDFD, self._process.fileno(), os.WEXITED | os.WNOHANG)
         self._loop.unwatch(self._process)
-        self._keep.forget(NAME)
+        self._keep.forget(self._name)
         self._process.close()
         self._process = None
         self._log("the holder ended")

@@ -4,7 +4,7 @@ For each app its notification descriptor (``app-ID``), a sealed memfd with what 
 network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a
 reply (``journal``) and of what is known of sockets (``memory``); the sockets of the host that lead to apps, with what
 is in their queues (``door-…``, ``gate-…``, ``room-…``, ``lobby-…``, ``udp-…``), and our own (``own-…``); who holds our
-other descriptors (``holder``, switch/holder.py). Everything else is in the kernel already: see switch/naming.py,
+other descriptors (``holder-…``, switch/holder.py). Everything else is in the kernel already: see switch/naming.py,
 switch/datagrams.py.
 """
 
@@ -112,11 +112,22 @@ class Keep:
         if parent.has_keeper():
             number = parent.watch_keeper()
             self._pidfd = Fd(number) if number >= 0 else None
-            if self._pidfd is None:
+            if self._pidfd is None or not self._is_heard():
                 self._on_death()
             else:
                 self._loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_death())
                 self.on_keeper(self._pidfd)
+
+    def _is_heard(self) -> bool:
+        """Whether the keeper that is watched now is the one that hears us: it may have been succeeded meanwhile."""
+        assert self._socket is not None
+        try:
+            self._socket.send(b"\n")
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
     # The keeper dies, and another one comes
 
@@ -234,7 +245,7 @@ class Kept(NamedTuple):
     orphans: list[str]  # ids of apps that ended while no switch was there, or were not kept as a whole
     memory: Fd | None = None
     listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
-    holder: Fd | None = None  # a pidfd of who holds the rest of its descriptors
+    holders: dict[str, Fd] = {}  # noqa: RUF012 - pidfds of those who hold the rest of the descriptors, by name
     tokens: Sequence[Fd] = ()  # records of apps whose launchers have not come, or not come to an end
     inherited: dict[int, str] = {}  # noqa: RUF012 - other descriptors that this process was started with
 
@@ -261,5 +272,6 @@ def recovered() -> Kept:
     listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
     records = {name: fds[-1] for name, fds in kept.items()}
     tokens = [fds[-1] for name, fds in kept.items() if name.startswith("token-")]
-    rest = listeners, records.get("holder"), tokens, inherited
+    holders = {name: fds[-1] for name, fds in kept.items() if name.startswith("holder-")}
+    rest = listeners, holders, tokens, inherited
     return Kept(apps, records.get("journal"), orphans, records.get("memory"), *rest)

@@ -157,7 +157,8 @@ def test_another_keeper_is_told_everything_again(
         if started and not successor:
             successor.append(Keeper(tmp_path / "n"))
         while successor and not successor[0].empty():
-            heard.append(successor[0].receive()[0].split("\n")[-1])
+            said = successor[0].receive()[0].split("\n")[-1]
+            heard.extend([said] if said else [])  # what says nothing asks whether anybody is there
         loop.stop() if len(heard) == 4 else loop.after(0.005, look)
 
     loop.after(0, look)
@@ -168,6 +169,32 @@ def test_another_keeper_is_told_everything_again(
     loop.unwatch(keep._pidfd)
     keep._pidfd.close()
     successor[0].socket.close()
+
+
+def test_a_keeper_that_is_another_by_now_is_told_everything(
+    loop: Loop, keep: Keep, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who heard us died before it was watched, and its pid file names its successor, who has heard nothing."""
+    monkeypatch.setattr(parent, "start_keeper", lambda _spawn: 0)
+    monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("AX_KEEPER_PID", "1")
+    (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
+    kept = listener()
+    keep.listener("door-1-inside", kept)
+    keeper.socket.close()
+    (tmp_path / "n").unlink()
+    successor = Keeper(tmp_path / "n")
+    keep.watch()
+    loop.after(0.1, loop.stop)
+    loop.run()
+    heard = []
+    while not successor.empty():
+        heard.append(successor.receive()[0].split("\n")[-1])
+    assert heard == ["", "FDNAME=door-1-inside"]
+    assert keep._pidfd is not None
+    loop.unwatch(keep._pidfd)
+    keep._pidfd.close()
+    successor.socket.close()
 
 
 def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper, loop: Loop) -> None:
