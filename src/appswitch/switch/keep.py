@@ -52,6 +52,7 @@ class Keep:
         self._queue: deque[tuple[str, Fd | None]] = deque()
         self._kept: dict[str, list[tuple[str, Fd]]] = {}  # by name: what is said with it
         self._said: list[str] = []  # READY=1 and so on, which a new keeper has to hear as well
+        self._from = int(os.environ.get("AX_KEEPER_PID", "0"))  # who has started us; 0: somebody has been told since
         self._pidfd: Fd | None = None
         self.on_keeper: Callable[[Fd], None] = lambda _pidfd: None  # told of each, by its pidfd
         self._started: list[int] = []  # keepers
@@ -112,15 +113,20 @@ class Keep:
         if parent.has_keeper():
             number = parent.watch_keeper()
             self._pidfd = Fd(number) if number >= 0 else None
-            if self._pidfd is None or not self._is_heard():
+            if self._pidfd is None:
                 self._on_death()
+            elif not self._is_known():
+                self._pidfd.close()
+                self._look(_LOOKS)
             else:
                 self._loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_death())
                 self.on_keeper(self._pidfd)
 
-    def _is_heard(self) -> bool:
-        """Whether the keeper that is watched now is the one that hears us: it may have been succeeded meanwhile."""
-        assert self._socket is not None
+    def _is_known(self) -> bool:
+        """Whether who is watched now has what we got from our keeper, and hears us: it may be another one by now."""
+        first, self._from = self._from, 0
+        if self._socket is None or first not in (0, parent.keeper_pid()):
+            return False
         try:
             self._socket.send(b"\n")
         except BlockingIOError:

@@ -171,30 +171,34 @@ def test_another_keeper_is_told_everything_again(
     successor[0].socket.close()
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["hears us", "does not hear us"])
 def test_a_keeper_that_is_another_by_now_is_told_everything(
-    loop: Loop, keep: Keep, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: Loop, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool
 ) -> None:
-    """Who heard us died before it was watched, and its pid file names its successor, who has heard nothing."""
+    """Who has started us died before it was watched, and the pid file names its successor, who has nothing of ours."""
     monkeypatch.setattr(parent, "start_keeper", lambda _spawn: 0)
     monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("AX_KEEPER_PID", "1")
+    monkeypatch.setenv("AX_KEEPER_PID", "1" if heard else str(os.getpid()))
     (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
+    keep = Keep(loop)
     kept = listener()
-    keep.listener("door-1-inside", kept)
-    keeper.socket.close()
-    (tmp_path / "n").unlink()
-    successor = Keeper(tmp_path / "n")
+    keep.again("door-1-inside", kept)
+    if not heard:
+        keeper.socket.close()
+        (tmp_path / "n").unlink()
+        keeper = Keeper(tmp_path / "n")
     keep.watch()
-    loop.after(0.1, loop.stop)
+    loop.watch(keeper.socket.fileno(), select.EPOLLIN, lambda _events: loop.stop())
     loop.run()
-    heard = []
-    while not successor.empty():
-        heard.append(successor.receive()[0].split("\n")[-1])
-    assert heard == ["", "FDNAME=door-1-inside"]
-    assert keep._pidfd is not None
-    loop.unwatch(keep._pidfd)
-    keep._pidfd.close()
-    successor.socket.close()
+    told = []
+    while not keeper.empty():
+        told.append(keeper.receive()[0].split("\n")[-1])
+    assert told == ["", "FDNAME=door-1-inside"]
+    for fd in (keep._pidfd, keep._socket):
+        assert fd is not None
+        loop.unwatch(fd.fileno())
+        fd.close()
+    keeper.socket.close()
 
 
 def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper, loop: Loop) -> None:
