@@ -23,6 +23,7 @@ enum { PAGE = 4096 };
 #else
 enum { PAGE = 65536 }; /* the largest there is */
 #endif
+enum { GRACE = 3 }; /* seconds */
 enum { RANGES = 1024, STACK = 4 * PAGE, THREAD_BEFORE = PAGE, THREAD_BEHIND = 2 * PAGE };
 static const char title[] = "ax-hold";
 
@@ -63,11 +64,12 @@ struct plan {
     struct range all[RANGES], kept[3]; /* of memory; what is kept lies in ascending order */
     long count;
     struct pollfd owner, keeper;
-    struct timespec patience;
+    struct timespec patience, grace;
 };
 
-/* Give memory back, wait for the end of the owner, then for that of the keeper or for a time, and end. One range after
- * the other, for some may not be given back: mseal(2). */
+/* Give memory back, wait for the end of the owner, then for that of the keeper or for a time, and end; after the
+ * keeper's not at once, for it may have started a successor just before. One range after the other, for some may not be
+ * given back: mseal(2). */
 ALONE __attribute__((noreturn)) static void hold_on(struct plan *plan) {
     for (long i = 0; i < plan->count; i++) {
         uintptr_t start = plan->all[i].start, end = plan->all[i].end;
@@ -85,7 +87,10 @@ ALONE __attribute__((noreturn)) static void hold_on(struct plan *plan) {
     }
     while (call5(SYS_ppoll, (long)&plan->owner, 1, 0, 0, 0) == -EINTR) {
     }
-    while (call5(SYS_ppoll, (long)&plan->keeper, 1, (long)&plan->patience, 0, 0) == -EINTR) {
+    long ended;
+    while ((ended = call5(SYS_ppoll, (long)&plan->keeper, 1, (long)&plan->patience, 0, 0)) == -EINTR) {
+    }
+    while (ended > 0 && call5(SYS_ppoll, 0, 0, (long)&plan->grace, 0, 0) == -EINTR) {
     }
     for (;;) {
         call5(SYS_exit_group, 0, 0, 0, 0, 0);
@@ -119,7 +124,7 @@ PyObject *k_hold(ARGS) {
         return NULL;
     }
     struct range words;
-    struct plan plan = {.patience = {.tv_sec = seconds}};
+    struct plan plan = {.patience = {.tv_sec = seconds}, .grace = {.tv_sec = GRACE}};
     if (size % (Py_ssize_t)sizeof words || size > (Py_ssize_t)sizeof plan.all ||
         arguments_size != (Py_ssize_t)sizeof words) {
         PyErr_SetString(PyExc_ValueError, "these are no ranges, or too many");
