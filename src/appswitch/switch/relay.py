@@ -106,6 +106,8 @@ class Relay:
         self._loop = loop
         self._by_cookie: dict[int, list[_Far]] = {}
         self._exposed: dict[Address, _Far] = {}
+        kept = switch.kept.listeners  # an earlier switch's, with the datagrams that have come since
+        self._kept = {name: kept[name][-1] for name in kept if name.startswith("udp-")}
         self.carried = 0  # datagrams
         loop.every(SWEEP, self._sweep)
 
@@ -150,7 +152,7 @@ class Relay:
         actual = opening.actual
         far = self._exposed.get(actual)
         if far is None:
-            made = _exposed_socket(opening)
+            made = self._open(datagram.app, opening)
             if isinstance(made, int):
                 return made
             far = self._exposed[actual] = self._install(_Far(datagram, None, opening.family, made, actual))
@@ -161,6 +163,12 @@ class Relay:
             self._by_cookie.setdefault(datagram.cookie, []).append(far)
         datagram.actual = (*datagram.actual, str(actual))
         return 0
+
+    def drop_kept(self) -> None:
+        """What nobody wanted of an earlier switch's: its socket has gone."""
+        for name in self._kept:
+            self._switch.keep.forget(name)
+        self._kept.clear()
 
     def leave(self, app: App) -> None:
         """An app has ended: nobody is to be reached in its namespace."""
@@ -188,6 +196,18 @@ class Relay:
         self._by_cookie.setdefault(far.datagram.cookie, []).append(far)
         self._loop.watch(far.fd, select.EPOLLIN, lambda _events: self._inwards(far))
         return far
+
+    def _open(self, app: App, opening: Opening) -> Fd | int:
+        """The host's socket for strangers, which the keeper has as well."""
+        name = _name(app, opening.actual)
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            self._switch.keep.again(name, kept)
+            return kept
+        made = _exposed_socket(opening)
+        if not isinstance(made, int):
+            self._switch.keep.listener(name, made)
+        return made
 
     def _far_socket(self, datagram: Datagram, place: App | None, family: int) -> Fd | int:
         if place is None:
@@ -282,6 +302,7 @@ class Relay:
             far.place.dismiss(self._own(far.datagram, far.family))
         if far.exposed is not None:
             del self._exposed[far.exposed]
+            self._switch.keep.forget(_name(far.datagram.app, far.exposed))
         self._loop.unwatch(far.fd)
         far.fd.close()
 
@@ -296,6 +317,11 @@ class Relay:
                     there.remove(far)
             if not there:
                 del self._by_cookie[cookie]
+
+
+def _name(app: App, actual: Address) -> str:
+    """What the keeper knows the host's socket by."""
+    return f"udp-{app.id:x}-{actual.ip.hex()}-{actual.port}"
 
 
 def _exposed_socket(opening: Opening) -> Fd | int:
