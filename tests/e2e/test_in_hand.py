@@ -15,6 +15,7 @@ import pytest
 from e2e.services import Services
 from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import Addresses, App, Daemon, free_port, wait_until
+from harness.rootless import Rootless
 
 from appswitch.keeper.directory import read_roster
 
@@ -224,6 +225,20 @@ def test_with_another_keeper(world: Switched, services: Services) -> None:
     kill_switch(world.daemon)
     say(client, "go\n")
     wait_output(client, "served 5", PATIENCE)
+
+
+def test_of_an_unprivileged_daemon(
+    daemon_factory: Callable[..., Daemon], rootless: Rootless, addresses: Addresses
+) -> None:
+    daemon = daemon_factory(user=rootless)
+    with Switched(daemon, addresses) as world, Services(daemon, addresses) as services:
+        server = waiting_server(world)
+        say(server, "go\n")
+        client = hoarder(world, by_first_bytes(services, server), 80, 5)
+        wait_held(services, 5)
+        kill_switch(daemon)
+        say(client, "go\n")
+        wait_output(client, "served 5", PATIENCE)
 
 
 def stores(daemon: Daemon) -> int:

@@ -178,7 +178,7 @@ def register(parsed: Parsed, request: dict[str, Any]) -> Any:
     """POST /v1/apps, to a daemon that may have to be started. Raises rest.DaemonDownError, rest.RefusedError."""
     start = parsed.switches["start_daemon"]
     given = parsed.texts.get("run_dir")
-    end = time.monotonic() + locate.PATIENCE
+    end, stopping = time.monotonic() + locate.PATIENCE, False
     while True:
         directory, sock = _daemon(given, start=start)
         trust(directory, sock)
@@ -188,8 +188,9 @@ def register(parsed: Parsed, request: dict[str, Any]) -> Any:
             if time.monotonic() > end or not (start or locate.alive(directory)):
                 raise
         except rest.RefusedError as err:
-            if time.monotonic() > end or err.slug != "stopping":
+            if stopping or err.slug != "stopping":
                 raise
+            stopping = True
         time.sleep(0.02)
 
 
