@@ -21,7 +21,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch.apps import App
 from appswitch.switch.datagram import Datagram
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_IPV6, SOL_SOCKET
 from appswitch.switch.exposure import Opening
 from appswitch.switch.loop import Loop
 
@@ -35,7 +35,8 @@ SWEEP = 15.0
 BURST = 16  # datagrams that are carried before somebody else has a turn
 SOL_IP, IP_FREEBIND, IP_TRANSPARENT, IP_PKTINFO = 0, 15, 19, 8
 IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_V6ONLY, IPV6_TRANSPARENT, IPV6_FREEBIND = 49, 50, 26, 75, 78
-_ON = b"\1\0\0\0"
+LEFT = 2.0  # seconds in which the keeper has surely closed what it was told to forget
+_ON, _OFF = b"\1\0\0\0", bytes(4)
 _NONBLOCK = 0o4000
 
 
@@ -108,6 +109,7 @@ class Relay:
         self._exposed: dict[Address, _Far] = {}
         kept = switch.kept.listeners  # an earlier switch's, with the datagrams that have come since
         self._kept = {name: kept[name][-1] for name in kept if name.startswith("udp-")}
+        self._left: dict[Address, float] = {}  # ports of the host that were closed just now, and when
         self.carried = 0  # datagrams
         loop.every(SWEEP, self._sweep)
 
@@ -205,6 +207,8 @@ class Relay:
             self._switch.keep.again(name, kept)
             return kept
         made = _exposed_socket(opening)
+        if made == errno.EADDRINUSE and time.monotonic() - self._left.get(opening.actual, -LEFT) < LEFT:
+            made = _exposed_socket(opening, shared=True)
         if not isinstance(made, int):
             self._switch.keep.listener(name, made)
         return made
@@ -302,12 +306,17 @@ class Relay:
             far.place.dismiss(self._own(far.datagram, far.family))
         if far.exposed is not None:
             del self._exposed[far.exposed]
+            # The keeper closes its copy a moment later, and whoever opens the port again is not to wait for that.
+            _kernel.setsockopt(far.fd, SOL_SOCKET, SO_REUSEPORT, _ON)
+            self._left[far.exposed] = time.monotonic()
             self._switch.keep.forget(_name(far.datagram.app, far.exposed))
         self._loop.unwatch(far.fd)
         far.fd.close()
 
     def _sweep(self) -> None:
         limit = time.monotonic() - IDLE
+        now = time.monotonic()
+        self._left = {actual: when for actual, when in self._left.items() if now - when < LEFT}
         for cookie, there in list(self._by_cookie.items()):
             for far in list(there):
                 for peer in [peer for peer, one in far.peers.items() if one.used < limit]:
@@ -324,7 +333,8 @@ def _name(app: App, actual: Address) -> str:
     return f"udp-{app.id:x}-{actual.ip.hex()}-{actual.port}"
 
 
-def _exposed_socket(opening: Opening) -> Fd | int:
+def _exposed_socket(opening: Opening, shared: bool = False) -> Fd | int:
+    """``shared``: an earlier one of ours is being closed. Nobody else gets in with it: SO_REUSEPORT is for one user."""
     try:
         fd = _kernel.socket(opening.family, DGRAM | _NONBLOCK, 0)
     except OSError as problem:
@@ -334,7 +344,11 @@ def _exposed_socket(opening: Opening) -> Fd | int:
         _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
     else:
         _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
+    if shared:
+        _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, _ON)
     error = _kernel.bind(fd, sockaddr.encode(opening.family, opening.actual))
+    if shared:
+        _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, _OFF)
     return error or fd
 
 
