@@ -713,13 +713,19 @@ static int install(const struct program *program) {
     die(EXIT_OURS, "the seccomp filter cannot be installed: %s; see `ax doctor`", strerror(errno));
 }
 
-static void hand_over(int fd, int listener) {
+static void hand_over(int fd, int listener, struct program *spare) {
     struct verdict verdict = {.magic = {'A', 'X', 'L', '1'}};
+    size_t got;
     tell(fd, &verdict, VERDICT_HEADER, listener);
     close(listener);
-    size_t got = hear(fd, &verdict, VERDICT_HEADER, sizeof verdict);
-    if (verdict.status)
+    do /* a switch that has succeeded another one does not know whether we have its program, and sends it again */
+        got = hear(fd, spare, VERDICT_HEADER, sizeof *spare);
+    while (!spare->status && got > VERDICT_HEADER);
+    if (spare->status) {
+        got = got < sizeof verdict ? got : sizeof verdict;
+        memcpy(&verdict, spare, got);
         die(EXIT_OURS, "%.*s", (int)(got - VERDICT_HEADER), verdict.message);
+    }
     close(fd);
 }
 
@@ -773,7 +779,7 @@ int main(int argc, char **argv) {
         die(EXIT_OURS, "no_new_privs cannot be set: %s", strerror(errno));
     if (program.flags & REPLY_FORBID_TCP)
         forbid_tcp();
-    hand_over(fd, install(&program));
+    hand_over(fd, install(&program), &program);
     if (o.setuser)
         become(o.setuser);
     execute(argv + optind);

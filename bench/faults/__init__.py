@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,27 +118,37 @@ def whole(node: Node) -> bool:
 def kept(node: Node) -> bool:
     """Whether there is a keeper that has what our apps need: until then the switch must not die as well."""
     with contextlib.suppress(OSError, KeyError):
-        keeper = processes(node.run_dir)["keeper"]
-        links = [str(entry.readlink()) for entry in Path(f"/proc/{keeper}/fd").iterdir()]
-        return links.count("anon_inode:seccomp notify") >= APPS
+        return _notifiers(processes(node.run_dir)["keeper"]) >= APPS
+    return False
+
+
+def _notifiers(pid: int) -> int:
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return links.count("anon_inode:seccomp notify")
+
+
+def served(node: Node) -> bool:
+    """Whether the switch has it as well: until then the keeper must not die."""
+    with contextlib.suppress(OSError, KeyError):
+        return _notifiers(processes(node.run_dir)["switch"]) >= APPS
     return False
 
 
 def wait_kept(node: Node) -> None:
     """Raises BenchError."""
-    end = time.monotonic() + PATIENCE
-    while not kept(node):
-        if time.monotonic() > end:
-            raise BenchError(f"no keeper after {PATIENCE:g} s: {processes(node.run_dir)}")
-        time.sleep(0.02)
+    _wait(node, kept, "no keeper")
 
 
 def wait_whole(node: Node) -> None:
     """Raises BenchError."""
+    _wait(node, whole, "not whole")
+
+
+def _wait(node: Node, wanted: Callable[[Node], bool], what: str) -> None:
     end = time.monotonic() + PATIENCE
-    while not whole(node):
+    while not wanted(node):
         if time.monotonic() > end:
-            raise BenchError(f"not whole after {PATIENCE:g} s: {processes(node.run_dir)}")
+            raise BenchError(f"{what} after {PATIENCE:g} s: {processes(node.run_dir)}")
         time.sleep(0.02)
 
 
@@ -200,6 +210,8 @@ def measure(
             for _ in range(count):
                 time.sleep(chance.uniform(0.05, longest))
                 kind = chance.choice(kinds)
+                if "keeper" in KINDS[kind]:
+                    _wait(node, served, "no switch")
                 injected.append((kind, time.monotonic()))
                 _kill(node, KINDS[kind])
                 wait_kept(node)

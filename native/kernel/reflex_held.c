@@ -19,7 +19,7 @@ int take_end(int lobby, const struct sockaddr_un *own, socklen_t own_size) {
     struct sockaddr_un peer;
     socklen_t size = sizeof peer;
     int end;
-    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC)) >= 0) {
+    while ((end = accept4(lobby, (struct sockaddr *)&peer, &size, 0)) >= 0) { /* flags: see accept_now */
         if (size == own_size && memcmp(&peer, own, size) == 0) {
             return end;
         }
@@ -168,7 +168,14 @@ int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct wa
         fcntl(end, F_SETFL, O_RDWR | (waiter->flags & SOCK_NONBLOCK));
         close_guarded(*waiter->listening); /* before the reply: see accept_given */
         *waiter->listening = -1;
+        int twin = fcntl(end, F_DUPFD, 0); /* see k_give */
         error = ioctl(waiter->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0 ? errno : 0;
+        if (!error) {
+            fcntl(end, F_SETFD, FD_CLOEXEC);
+        }
+        if (twin >= 0) {
+            close(twin); /* not the last one */
+        }
     }
     if (!error) {
         close_entry(entry);

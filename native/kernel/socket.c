@@ -185,7 +185,8 @@ PyObject *k_send(ARGS) {
 }
 
 /* accept4(2) that never waits, whatever the file's flags are (it may be an app's, and blocking). -1 and errno on
- * failure. */
+ * failure. What it returns does not close on execve(2): by that a successor tells our own connections from those that
+ * were borrowed, as all that comes by pidfd_getfd(2) does (switch/estate.py). */
 int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size) {
     struct pollfd ready = {.fd = fd, .events = POLLIN | POLLRDHUP};
     if (poll(&ready, 1, 0) <= 0) {
@@ -201,7 +202,7 @@ int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size) {
     }
     *size = sizeof *peer;
     enter();
-    int accepted = accept4(fd, (struct sockaddr *)peer, size, SOCK_CLOEXEC);
+    int accepted = accept4(fd, (struct sockaddr *)peer, size, 0);
     leave();
     int error = errno == EINTR ? EAGAIN : errno; /* see connect_now */
     if (!(flags & O_NONBLOCK)) {

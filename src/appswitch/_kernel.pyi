@@ -266,6 +266,26 @@ def ended_for_us() -> int:
 def signal_fd(one: int, other: int, /) -> Fd:
     """Readable when one of the two signals has come; all are blocked from now on. signalfd(2). Raises OSError."""
 
+# what outlives this process
+def hold(ranges: bytes, arguments: bytes, stack: int, owner: _Fd, keeper: _Fd, seconds: int, /) -> Fd:
+    """Start a process that keeps our descriptors open when we end, for so long, or until ``keeper`` is readable.
+
+    ``ranges``: our memory as pairs of uint64_t, the lowest first; ``arguments``: such a pair, for our command line;
+    ``stack``: where the stack ends; ``owner``: a pidfd of ours. Its pidfd. Raises OSError. clone(2).
+    """
+
+def spawn(words: list[bytes], environment: list[bytes], control: int, /) -> int:
+    """Start a program in a session of its own, with no signal blocked and the standard descriptors. Its pid.
+
+    A ``control`` that is not -1 becomes number 3, and the standard ones /dev/null. Raises OSError. posix_spawn(3).
+    """
+
+def set_ours(fd: _Fd, ours: int, /) -> int:
+    """Whether a successor is to take a connection for ours, as those are that `accept` returns. 0 or errno."""
+
+def give(listener: _Fd, id: int, fd: _Fd, cloexec: int, /) -> int:
+    """Put a connection into the caller and make its number the reply. The number or -errno."""
+
 # sock_diag(7)
 def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]]:
     """(cookie, inode, type, state, queued, peer inode, name) of Unix sockets of this network namespace."""

@@ -42,6 +42,9 @@ SWITCH = {
     "the splicer ended": Event("warning", _AGAIN),
     "no splicer": Event("error", _LIMITS),
     "the splicer is of another version": Event("error", "install AppSwitch again, and restart the daemon"),
+    "the holder ended": Event("warning", _AGAIN),
+    "no holder": Event("warning", "a switch that is killed resets the connections in its hands: " + _LIMITS),
+    "took over connections": Event("info"),
     # UDP and DNS
     "no DNS for an app": Event("warning", "the app resolves no names: start it again; " + _LIMITS),
     "control does not take DNS sockets": Event("warning", _AGAIN),

@@ -9,6 +9,10 @@ import os
 import socket
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 MANAGED = "AX_MANAGED"  # a service manager starts another keeper: it is not for us to do
 RETRY = 0.02  # seconds between looks for a new keeper
@@ -51,12 +55,17 @@ def has_keeper() -> bool:
     return bool(notify_address() and os.environ.get("AX_KEEPER_PID"))
 
 
+def is_managed() -> bool:
+    """Whether a service manager starts the keeper again, and has what was stored with it."""
+    return bool(os.environ.get(MANAGED))
+
+
 def has_daemon() -> bool:
     """Whether there is still a daemon to belong to: a keeper that is killed leaves its pid file.
 
     Where that is gone somebody has removed the run directory, or the daemon has ended; nobody will need us again.
     """
-    return bool(os.environ.get(MANAGED)) or os.path.exists(os.path.join(os.environ.get("AX_RUN_DIR", ""), "daemon.pid"))
+    return is_managed() or os.path.exists(os.path.join(os.environ.get("AX_RUN_DIR", ""), "daemon.pid"))
 
 
 def notify_address() -> str:
@@ -82,12 +91,17 @@ def watch_keeper() -> int:
         return -1
 
 
-def start_keeper() -> int:
+def _spawn(words: list[str], environment: dict[str, str]) -> int:
+    """posix_spawn(3) does not copy our memory, and hardly takes time. Its pid. Raises OSError."""
+    return os.posix_spawn(words[0], words, environment, setsid=True)
+
+
+def start_keeper(spawn: Callable[[list[str], dict[str, str]], int] = _spawn) -> int:
     """Another one, which takes us over; of several that are started the first one does, and the others end.
 
-    Not where a service manager does so. posix_spawn(3) does not copy our memory, and hardly takes time. Its pid, or 0.
+    Not where a service manager does so. ``spawn`` starts a program as `_spawn` does. Its pid, or 0.
     """
-    if os.environ.get(MANAGED) or not has_keeper():
+    if is_managed() or not has_keeper():
         return 0
     if not has_daemon():
         return 0
@@ -95,7 +109,7 @@ def start_keeper() -> int:
     ours = {"NOTIFY_SOCKET", "AX_KEEPER_PID", "AX_CLEAN"}
     env = {key: value for key, value in os.environ.items() if key not in ours} | {"AX_ADOPT": "1"}
     try:
-        return os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", program], env, setsid=True)
+        return spawn([sys.executable, "-I", "-S", program], env)
     except OSError:
         return 0  # there can be no more processes now
 

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from bench import faults
 from e2e.manager import Manager
-from e2e.world import PYTHON, Switched, hang_up, say, wait_output
+from e2e.world import PROGRAMS, PYTHON, Switched, hang_up, say, wait_output
 from harness import Addresses, Daemon, free_port, marks, wait_until
 
 import appswitch
+from appswitch.cli import run
 from appswitch.keeper.directory import read_roster, started
 
 PATIENCE = 40.0  # seconds: a busy machine is no fault
@@ -109,11 +110,23 @@ def test_nothing_is_lost_under_load() -> None:
     """A short look; `make faults` is the long one."""
     result = faults.measure(4, ("switch", "control", "keeper", "both"), seed=3, longest=0.4, commands=False)
     print(result.text())
-    # A stranger's connection may be in the switch's hands when that is killed: docs/resilience.md.
-    in_hand = {kind for kind in result.failed if kind.startswith("exposed port")}
     assert not result.changed, result.text()
-    assert result.failed.keys() <= in_hand, result.text()
-    assert sum(len(result.failed[kind]) for kind in in_hand) <= 2 * result.faults.total(), result.text()
+    # The kernel's, not ours: who is just being given a descriptor may be told 0. docs/resilience.md.
+    zeros = "".join(result.failed.pop("server", [])).count("Socket operation on non-socket")
+    assert sum(map(len, result.failed.values())) <= zeros, result.text()
+
+
+@pytest.mark.parametrize("moment", ["registered", "connected", "offered", "handed over"])
+def test_a_program_that_is_just_starting(daemon_factory: Callable[..., Daemon], moment: str, place: Path) -> None:
+    """The switch is killed in the middle of the handshake: it goes on with the next one. docs/design/attach.md."""
+    daemon = daemon_factory()
+    launcher = place / "launcher"
+    launcher.write_text(f'#!/bin/sh\nexec {PYTHON} {PROGRAMS}/slow_launcher.py "$@"\n')
+    launcher.chmod(0o755)
+    environment = {"AX_LAUNCHER": str(launcher), "AX_REAL": run.find_launcher(), "AX_MOMENT": moment}
+    done = daemon.run("cat", input="through", env=environment, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (0, "through"), (done, daemon.output)
+    assert daemon.run("echo", "again").stdout == "again\n"
 
 
 def test_a_keeper_that_is_killed_is_succeeded(world: Switched) -> None:
@@ -145,8 +158,11 @@ def test_without_any_of_the_daemon(world: Switched) -> None:
     daemon.strict = False
     pair.check()
     waits = world.start(PYTHON, "-c", "import socket; socket.create_server(('', 7001)).accept()", listening=7001)
-    for pid in (daemon.keeper(), *parts(daemon).values()):
-        os.kill(pid, signal.SIGKILL)
+    everybody = *parts(daemon).values(), daemon.keeper()
+    for how in (signal.SIGSTOP, signal.SIGKILL):  # who sees another one die would start a keeper
+        for pid in everybody:
+            os.kill(pid, how)
+    wait_until(lambda: not daemon.holders(), "nobody to hold what nobody will want", 10)
     pair.check(fresh=str(errno.ENOSYS))
     wait_output(waits, "Function not implemented")
     pair.end()

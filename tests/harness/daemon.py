@@ -173,8 +173,17 @@ class Daemon:
         return app.pid
 
     def processes(self) -> list[int]:
-        """Keeper, switch and control."""
+        """Keeper, switch and control, and what they have started."""
         return marks.marked(marks.DAEMON, self.id)
+
+    def holders(self) -> list[int]:
+        """Those that hold a switch's descriptors: one, but for the moments after its death."""
+        found = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text() == "ax-hold\n":
+                    found.append(pid)
+        return found
 
     @property
     def output(self) -> str:

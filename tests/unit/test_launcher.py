@@ -255,6 +255,18 @@ def test_waits_for_the_acknowledgement(switch: FakeSwitch) -> None:
     assert launch.end() == Result(125, "", "ax run: another app has attached with this token\n")
 
 
+def test_a_program_that_comes_again_is_ignored(switch: FakeSwitch) -> None:
+    """From a switch that has succeeded another one: docs/design/attach.md."""
+    launch = Launch(switch.path, "true")
+    with explained(launch):
+        switch.accept()
+        switch.program()
+        switch.receive_listener()
+        switch.program()
+        switch.acknowledge()
+        assert launch.end().status == 0
+
+
 def test_a_rejected_token_is_told(switch: FakeSwitch) -> None:
     launch = Launch(switch.path, "true")
     switch.accept()

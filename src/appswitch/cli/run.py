@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 from appswitch.cli import locate, rest
 from appswitch.cli.options import RUN, HelpWanted, Parsed, UsageError, parse
@@ -177,18 +178,20 @@ def register(parsed: Parsed, request: dict[str, Any]) -> Any:
     """POST /v1/apps, to a daemon that may have to be started. Raises rest.DaemonDownError, rest.RefusedError."""
     start = parsed.switches["start_daemon"]
     given = parsed.texts.get("run_dir")
-    for last in (False, True):
+    end, stopping = time.monotonic() + locate.PATIENCE, False
+    while True:
         directory, sock = _daemon(given, start=start)
         trust(directory, sock)
         try:
             return rest.request(sock, "POST", "/v1/apps", request)
-        except rest.DaemonDownError:  # it ended just now, perhaps because nobody had needed it for a while
-            if last or not (start or locate.alive(directory)):
+        except rest.DaemonDownError:  # its control process was killed, or nobody had needed it for a while
+            if time.monotonic() > end or not (start or locate.alive(directory)):
                 raise
         except rest.RefusedError as err:
-            if last or err.slug != "stopping":
+            if stopping or err.slug != "stopping":
                 raise
-    raise AssertionError
+            stopping = True
+        time.sleep(0.02)
 
 
 def _daemon(given: str | None, *, start: bool) -> tuple[RunDir, socket.socket]:

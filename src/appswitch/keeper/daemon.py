@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the daemon stops
+HOLDER = "holder-"  # how it is stored: a process that keeps a child's descriptors open, by its pidfd
 ADOPTION = 5.0  # seconds that the lock of a keeper that was killed may take to be free
 
 
@@ -137,6 +138,9 @@ class Keeper:
         for child in self.children:
             if child.standby is not None:
                 child.standby.end()
+            if not self.upstream.keeps:  # else somebody may be started who wants what it has
+                for holder in child.store.take(lambda name, _: name.startswith(HOLDER)):
+                    _end_holder(holder)
         if self.upstream.keeps:  # who starts us again hands everything back: what apps are connected to has to stay
             place.remove(self.directory, ("keeper.sock", "notify.sock"))
         else:
@@ -390,6 +394,14 @@ def _kill(pid: int) -> None:
             select.select([pidfd], [], [], GRACE)
         finally:
             os.close(pidfd)
+
+
+def _end_holder(pidfd: int) -> None:
+    """Nobody comes any more who might want what it has."""
+    with contextlib.suppress(OSError):  # it has ended, or somebody else's descriptor has that name
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], GRACE)
+    os.close(pidfd)
 
 
 def _signal_pipe() -> socket.socket:

@@ -22,6 +22,7 @@ from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
 from appswitch.switch.descriptors import raise_limit
 from appswitch.switch.endpoint import Endpoint
+from appswitch.switch.estate import end, take
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
@@ -44,13 +45,15 @@ def main() -> int:
     raise_limit()
     _work_in(places.sockets)
     switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
+    switch.holder.start()
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
-    _recover(switch, journal)
+    launchers = _recover(switch, journal, os.fsencode(places.attach))
     attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)
     delegate_socket = _listen(keep, kept, places.delegate, socket.SOCK_SEQPACKET, 0o666)
     switch.delegation.endpoint = Endpoint(switch, delegate_socket, os.geteuid())
     attach = Attach(switch, keep, attach_socket)
+    attach.restore(kept.tokens, launchers)
     Channel(switch, attach, channel_socket, os.geteuid())
     _kernel.watch_over()
     # No signal may interrupt a reply, see `_kernel.signal_fd`.
@@ -67,11 +70,13 @@ def main() -> int:
     if not kept.apps:
         keep.serving()
     loop.run()
-    return 0  # files and descriptors are the keeper's affair: it may be that a successor needs them
+    # Files and descriptors are the keeper's affair: it may be that a successor needs them. So they are not closed here
+    # one after the other, which would close them in the holder as well.
+    os._exit(0)
 
 
-def _recover(switch: Switch, journal: Journal) -> None:
-    """What an earlier switch left is ours now."""
+def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
+    """What an earlier switch left is ours now. Its connections to launchers, at the path ``attach``."""
     keep, kept = switch.keep, switch.kept
     (keep.record if kept.journal is None else keep.again)("journal", journal.memory)
     (keep.record if kept.memory is None else keep.again)("memory", switch.memory.memory)
@@ -83,8 +88,15 @@ def _recover(switch: Switch, journal: Journal) -> None:
     for spec, listener, home in kept.apps:
         keep.app_again(spec, listener, home)
         switch.attach(App(spec, listener, 0, spec.created, _home(home)))
+    found, launchers = take(switch, journal, list(kept.holders.values()), attach)
+    switch.resume.add(found)
+    switch.holder.tell()
+    for name, holder in kept.holders.items():  # from here on ours has it all
+        end(holder)
+        keep.forget(name)
     answer_again(switch, journal)  # before others are entered into the journal
     restore(switch, journal)
+    return launchers
 
 
 def _home(kept: tuple[Fd, ...]) -> Netns | None:

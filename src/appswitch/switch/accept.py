@@ -215,7 +215,7 @@ def _hand_over(switch: Switch, service: Service, call: Call, fd: Fd, flags: int,
     _kernel.set_status_flags(arrival.fd, 2 | flags & _NONBLOCK)
     if arrival.client_app is not None or not arrival.unix:  # else its name says everything
         _dress(switch, service, fd, arrival)
-    number = call.give(arrival.fd, bool(flags & _CLOEXEC))
+    number = call.give_connection(arrival.fd, bool(flags & _CLOEXEC))
     return LATER if number >= 0 else _keep(switch, service, arrival, -number)
 
 

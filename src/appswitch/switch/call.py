@@ -213,3 +213,7 @@ class Call:
         ADDFD|SEND is atomic: after an error the caller has got nothing, and the descriptor is still ours.
         """
         return _kernel.add_fd(self.app.listener, self.id, fd, -1, cloexec, 1)
+
+    def give_connection(self, fd: Fd, cloexec: bool) -> int:
+        """The same of a connection that we have accepted: were we killed here, a successor knows whose it is."""
+        return _kernel.give(self.app.listener, self.id, fd, cloexec)

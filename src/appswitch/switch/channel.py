@@ -163,7 +163,7 @@ class Channel:
         return wire.Done(seq=seq, error="unknown-query", detail=f"no rows of {what!r}")
 
     def _apps(self) -> tuple[AppRow, ...]:
-        waiting = tuple(r.row() for r in self._attach.registered.values())
+        waiting = self._attach.rows()
         return waiting + tuple(app.row() for app in self._switch.apps.values())
 
     def _servers(self) -> tuple[ServerRow, ...]:

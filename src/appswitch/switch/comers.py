@@ -47,6 +47,10 @@ class Comers:
             if len(self._flows) > LIMIT:
                 del self._flows[next(iter(self._flows))]
 
+    def known(self, source: Address, to: Address, flow: Flow) -> None:
+        """The same of one that an earlier switch has accepted already."""
+        self._flows[source, to] = flow
+
     def take(self, fd: Fd, source: Address) -> Flow | None:
         """Which app's flow a connection is that was accepted; None: it is a stranger's."""
         if not self._flows:

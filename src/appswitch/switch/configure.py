@@ -32,6 +32,7 @@ def configure(switch: Switch, message: wire.Configure) -> None:
     switch.gates.reconcile()
     if switch.delegation.endpoint is not None:
         switch.delegation.endpoint.reconcile()
+    switch.resume.begin()
     if switch.early.begin():
         switch.keep.serving()
 

@@ -38,6 +38,7 @@ from appswitch.switch.flowlog import FlowLog
 from appswitch.switch.flows import Flows
 from appswitch.switch.gates import Gates
 from appswitch.switch.held import Held, Splice
+from appswitch.switch.holder import Holder
 from appswitch.switch.holding import Holding
 from appswitch.switch.journal import Journal
 from appswitch.switch.keep import Keep, Kept
@@ -51,6 +52,7 @@ from appswitch.switch.peeking import Peeking
 from appswitch.switch.reflexes import Reflexes
 from appswitch.switch.relay import Relay
 from appswitch.switch.report import Reports
+from appswitch.switch.resume import Resume
 from appswitch.switch.services import Arrival, Service, Services
 from appswitch.switch.sockets import Socket, Sockets
 from appswitch.switch.splicer import Splicer
@@ -94,6 +96,8 @@ class Switch:
         self._notifiers: dict[int, App] = reflex.apps  # by the number of the notification descriptor
         self.keep = keep
         self.kept = kept
+        self.holder = Holder(loop, keep, reports.log)
+        self.resume = Resume(self)
         self.memory = Memory(kept.memory or fresh_memory())
         self.sockets = Sockets(reflex.sockets, reflex.listening, self.memory)
         self.sockets.touched = reflex.touched

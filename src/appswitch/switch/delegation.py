@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
 _UNNAMED = BackendSpec()
+RETURN = 1.5  # seconds in which a proxy comes again when there is another switch; longer, where it has more to answer
+LOOK = 0.02  # seconds between looks whether it has
 
 
 class Counts:
@@ -77,7 +80,7 @@ class Delegation:
             return self._without(attempt, raw, path, verdict, proxy)
         source, sock = source_of(attempt.sock, path), attempt.sock
         if proxy.header == "v2":
-            return self._switch.holding.connect(attempt, path, None, _header(source, verdict.to))
+            return self._switch.holding.connect(attempt, path, None, header_of(source, verdict.to))
         if proxy.on_failure == "open":  # a kernel's queue would go with the proxy: it stays here until it is accepted
             return self._switch.holding.connect(attempt, path, None)
         outcome = local(self._switch, attempt, path, verdict.endpoints, source, patient=True)
@@ -105,7 +108,11 @@ class Delegation:
         assert proxy is not None
         if not proxy.listener:
             assert self.endpoint is not None
-            if not self.endpoint.send(fd, held, verdict):
+            if self.endpoint.send(fd, held, verdict):
+                return
+            if self._may_return(proxy):
+                self._switch.loop.after(LOOK, lambda: self.take(fd, held, verdict))
+            else:
                 self.failed(fd, held, verdict)
             return
         service = self._service(verdict)
@@ -124,6 +131,13 @@ class Delegation:
             self._taken(held.flow, held.client, verdict, proxy, held.unix)
         else:
             self.failed(fd, held, verdict)
+
+    def _may_return(self, proxy: Proxy) -> bool:
+        """A proxy that was connected to an earlier switch has some time to come again."""
+        assert self.endpoint is not None
+        if not self._switch.recovered or time.monotonic() > self._switch.resume.since + max(RETURN, proxy.timeout):
+            return False
+        return proxy.name in self._switch.proxies.by_name and self.endpoint.guest(proxy.name) is None
 
     def failed(self, fd: Fd, held: Held, verdict: Delegate) -> None:
         """The proxy is away, full, or did not answer: as it is configured."""
@@ -146,7 +160,7 @@ class Delegation:
                 return fd, held
             self._switch.holding.refuse(fd, held, verdict, errno.ECONNRESET, rule)
             return None
-        header = _header(held.client, verdict.to)
+        header = header_of(held.client, verdict.to)
         ours, theirs = (Fd(end.detach()) for end in socket.socketpair())
         _kernel.send(ours, header, 0)
         try:
@@ -193,6 +207,6 @@ def _take_off(fd: Fd, header: bytes) -> bool:
     return _kernel.peek(fd, len(header)) == header and os.read(fd.fileno(), len(header)) == header
 
 
-def _header(source: Address, destination: Address) -> bytes:
+def header_of(source: Address, destination: Address) -> bytes:
     """What `accept-proxy` of HAProxy and `proxy_protocol` of nginx read first."""
     return encode(Header(Command.PROXY, Transport.STREAM, source, destination))

@@ -7,6 +7,7 @@ hand still get theirs. So no app, and no number of apps together, takes the last
 
 from __future__ import annotations
 
+import fcntl
 import resource
 
 from appswitch._kernel import Fd
@@ -34,6 +35,22 @@ def limit() -> int:
 def share(wanted: int, parts: int) -> int:
     """``wanted`` of something that has a descriptor each, but no more than one in ``parts`` of all."""
     return min(wanted, limit() // parts)
+
+
+def duplicate(fd: Fd) -> Fd:
+    """Another descriptor of the same file. Raises OSError."""
+    return Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+
+
+def twin(fd: Fd) -> Fd | None:
+    """One that says: by the time you find two, somebody else may have this connection. See switch/estate.py.
+
+    It is to be closed after ``fd``. None where descriptors are short.
+    """
+    try:
+        return duplicate(fd)
+    except OSError:
+        return None
 
 
 class Reserve:

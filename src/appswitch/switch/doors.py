@@ -252,7 +252,7 @@ class Doors:
             return Arrival(fd, link.client, local, unix=False, client_app=link.client_app, asked=link.server)
         if not door.exposed:
             return None  # not through us: the port is no service of the host's
-        return Arrival(fd, source, _local(service, door, source), unix=False)
+        return Arrival(fd, source, local_address(service, door, source), unix=False)
 
     def _listen(self, actual: Address, backlog: int, shared: bool = False) -> Fd | int:
         """``shared``: the app has several listeners by SO_REUSEPORT, and so has the host port."""
@@ -293,7 +293,7 @@ class Doors:
                 return
             fd, raw = accepted
             source = sockaddr.decode(raw)
-            self._gates.admit_to(service, fd, source, _local(service, door, source))
+            self._gates.admit_to(service, fd, source, local_address(service, door, source))
 
     def _candidates(self) -> Iterator[int]:
         total = sum(len(ports) for ports in self._ports)
@@ -314,7 +314,7 @@ def _name(service: Service, exposed: bool) -> str:
     return f"door-{service.id:x}-{'exposed' if exposed else 'inside'}"
 
 
-def _local(service: Service, door: Door, source: Address) -> Address:
+def local_address(service: Service, door: Door, source: Address) -> Address:
     """The server's own address, as a stranger's connection has it."""
     ip = service.endpoint.bound.ip
     if is_any(ip):

@@ -127,6 +127,10 @@ class Gates:
             fd, raw = accepted
             self.admit(fd, sockaddr.decode(raw), self._leads[key])
 
+    def leads(self, own: bytes) -> Address | None:
+        """Where the port leads at which a connection was accepted, by its own sockaddr; None: it is no such port."""
+        return self._leads.get((sockaddr.family_of(own), sockaddr.decode(own).port))
+
     @property
     def judges(self) -> bool:
         """Whether strangers at exposed ports have to be looked at."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from appswitch._kernel import Fd
 from appswitch.delegate import messages
 from appswitch.delegate.errors import MalformedError, Reason, VersionError
+from appswitch.switch.descriptors import twin
 from appswitch.switch.loop import Timer
 from appswitch.switch.pending import Pending, Phase
 from appswitch.switch.turns import in_turn
@@ -299,6 +300,8 @@ class Guest:
             return one, ()
         if one.phase is Phase.QUEUED:
             return messages.encode(messages.Ask(self._endpoint.metadata(one))), ()
+        if one.away is None:
+            one.away = twin(one.fd)
         return messages.encode(messages.Handover(one.number)), one.descriptors
 
     def _sent(self, pending: Pending) -> None:

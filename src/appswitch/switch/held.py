@@ -49,5 +49,11 @@ class Splice(NamedTuple):
 def reset(fd: Fd, held: Held) -> None:
     """Close it so that the client notices: a Unix socket does by what was not read, TCP by SO_LINGER of zero."""
     if not held.unix:
-        _kernel.setsockopt(fd, _SOL_SOCKET, _SO_LINGER, _AT_ONCE)
+        reset_tcp(fd)
+    fd.close()
+
+
+def reset_tcp(fd: Fd) -> None:
+    """The same of a TCP connection of which nothing else is known."""
+    _kernel.setsockopt(fd, _SOL_SOCKET, _SO_LINGER, _AT_ONCE)
     fd.close()

@@ -63,8 +63,13 @@ class Holding:
     def lobby(self) -> Lobby:
         """Made when it is needed first."""
         if self._lobby is None:
-            self._lobby = Lobby(self._switch.loop)
+            switch = self._switch
+            self._lobby = Lobby(switch.loop, switch.keep, switch.kept.listeners, switch.resume.stray)
         return self._lobby
+
+    def is_ours(self, own: Address) -> bool:
+        """Whether a TCP connection with this address of its own was accepted in the lobby."""
+        return self._lobby is not None and self._lobby.is_here(own)
 
     # -- connect(2)
 

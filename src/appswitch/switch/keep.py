@@ -2,9 +2,10 @@
 
 For each app its notification descriptor (``app-ID``), a sealed memfd with what it asked for (``spec-ID``) and its
 network namespace (``net-ID``, and ``user-ID`` where that is needed to enter it); the record of calls that wait for a
-reply (``journal``) and of what is known of sockets (``memory``); the listening sockets of the host that lead to apps,
-with the connections in their queues (``door-…``, ``gate-…``, ``room-…``), and our own (``own-…``). Everything else is
-in the kernel already: see switch/naming.py, switch/datagrams.py.
+reply (``journal``) and of what is known of sockets (``memory``); the sockets of the host that lead to apps, with what
+is in their queues (``door-…``, ``gate-…``, ``room-…``, ``lobby-…``, ``udp-…``), and our own (``own-…``); who holds our
+other descriptors (``holder-…``, switch/holder.py). Everything else is in the kernel already: see switch/naming.py,
+switch/datagrams.py.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from appswitch import parent
+from appswitch import _kernel, parent
 from appswitch._kernel import Fd
 from appswitch.model import AppSpec
+from appswitch.switch.descriptors import duplicate
 from appswitch.switch.loop import Loop
 from appswitch.switch.owned import unowned
 
@@ -29,7 +31,7 @@ QUEUE = 4096  # messages that the keeper may be behind; with more, what is new i
 _HOME = ("net", "user")
 _POLLED = frozenset(("app", "spec"))
 _LOOKS = 250  # for a new keeper, before yet another one is started
-_LISTENERS = frozenset(("door", "gate", "room", "own"))
+_LISTENERS = frozenset(("door", "gate", "room", "lobby", "udp", "own"))
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -50,7 +52,9 @@ class Keep:
         self._queue: deque[tuple[str, Fd | None]] = deque()
         self._kept: dict[str, list[tuple[str, Fd]]] = {}  # by name: what is said with it
         self._said: list[str] = []  # READY=1 and so on, which a new keeper has to hear as well
+        self._from = int(os.environ.get("AX_KEEPER_PID", "0"))  # who has started us; 0: somebody has been told since
         self._pidfd: Fd | None = None
+        self.on_keeper: Callable[[Fd], None] = lambda _pidfd: None  # told of each, by its pidfd
         self._started: list[int] = []  # keepers
         if self._address:
             self._connect()
@@ -111,8 +115,25 @@ class Keep:
             self._pidfd = Fd(number) if number >= 0 else None
             if self._pidfd is None:
                 self._on_death()
+            elif not self._is_known():
+                self._pidfd.close()
+                self._look(_LOOKS)
             else:
                 self._loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._on_death())
+                self.on_keeper(self._pidfd)
+
+    def _is_known(self) -> bool:
+        """Whether who is watched now has what we got from our keeper, and hears us: it may be another one by now."""
+        first, self._from = self._from, 0
+        if self._socket is None or first not in (0, parent.keeper_pid()):
+            return False
+        try:
+            self._socket.send(b"\n")
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
     # The keeper dies, and another one comes
 
@@ -127,7 +148,7 @@ class Keep:
         if not parent.has_daemon():
             self._loop.stop()
             return
-        pid = parent.start_keeper()
+        pid = parent.start_keeper(_spawn)
         if pid:
             self._started.append(pid)
         self._look(_LOOKS)
@@ -140,7 +161,7 @@ class Keep:
                 self._notify(text)
             for kept in self._kept.values():
                 for message, fd in kept:
-                    self._notify(message, _duplicate(fd))
+                    self._notify(message, duplicate(fd))
         elif left:
             self._loop.after(parent.RETRY, lambda: self._look(left - 1))
         else:
@@ -171,7 +192,7 @@ class Keep:
         if self._address:
             message = _message(name, poll)
             self._kept.setdefault(name, []).append((message, fd))
-            self._notify(message, _duplicate(fd))
+            self._notify(message, duplicate(fd))
 
     def _notify(self, message: str, descriptor: Fd | None = None) -> None:
         if self._socket is None or len(self._queue) >= QUEUE:
@@ -209,8 +230,10 @@ def _message(name: str, poll: bool) -> str:
     return f"FDSTORE=1\n{'' if poll else 'FDPOLL=0' + chr(10)}FDNAME={name}"
 
 
-def _duplicate(fd: Fd) -> Fd:
-    return Fd(fcntl.fcntl(fd.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+def _spawn(words: list[str], environment: dict[str, str]) -> int:
+    """With none of our connections: they do not close on execve(2)."""
+    variables = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    return _kernel.spawn([os.fsencode(word) for word in words], variables, -1)
 
 
 def _sealed(data: bytes) -> Fd:
@@ -228,6 +251,8 @@ class Kept(NamedTuple):
     orphans: list[str]  # ids of apps that ended while no switch was there, or were not kept as a whole
     memory: Fd | None = None
     listeners: Listeners = {}  # noqa: RUF012 - of a tuple that is not changed
+    holders: dict[str, Fd] = {}  # noqa: RUF012 - pidfds of those who hold the rest of the descriptors, by name
+    tokens: Sequence[Fd] = ()  # records of apps whose launchers have not come, or not come to an end
     inherited: dict[int, str] = {}  # noqa: RUF012 - other descriptors that this process was started with
 
 
@@ -252,4 +277,7 @@ def recovered() -> Kept:
             orphans.append(appid)
     listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}
     records = {name: fds[-1] for name, fds in kept.items()}
-    return Kept(apps, records.get("journal"), orphans, records.get("memory"), listeners, inherited)
+    tokens = [fds[-1] for name, fds in kept.items() if name.startswith("token-")]
+    holders = {name: fds[-1] for name, fds in kept.items() if name.startswith("holder-")}
+    rest = listeners, holders, tokens, inherited
+    return Kept(apps, records.get("journal"), orphans, records.get("memory"), *rest)

@@ -34,7 +34,7 @@ def _kill(switch: Switch) -> Generator[None, None, tuple[ConnectionRow, ...]]:
     for _ in every(BATCH, _forbidden(switch, wanted)):
         yield
     killed: dict[int, ConnectionRow] = {}
-    sockets = _sockets() if wanted else iter(())
+    sockets = sockets_of_all() if wanted else iter(())
     for batch in every(BATCH, sockets):
         for pid, number, inode in batch:
             if inode in wanted and inode not in killed and _shut(pid, number, inode):
@@ -45,7 +45,7 @@ def _kill(switch: Switch) -> Generator[None, None, tuple[ConnectionRow, ...]]:
     return tuple(killed.values())
 
 
-def _sockets() -> Iterator[tuple[int, int, int]]:
+def sockets_of_all() -> Iterator[tuple[int, int, int]]:
     """Process, number, inode (0: no socket) of every descriptor of the host; (pid, -1, 0) for each process first.
 
     Directories are read as they are walked through: one process may have a million descriptors.

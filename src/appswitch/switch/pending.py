@@ -35,7 +35,9 @@ class Phase(enum.Enum):
 class Pending:
     """A connection that a proxy is to have, and does not have for certain yet."""
 
-    __slots__ = ("app_end", "fd", "guest", "held", "number", "offerer", "phase", "server_end", "timer", "verdict")
+    __slots__ = (
+        "app_end", "away", "fd", "guest", "held", "number", "offerer", "phase", "server_end", "timer", "verdict",
+    )  # fmt: skip
 
     def __init__(self, fd: Fd, held: Held, verdict: Delegate, app_end: Fd | None = None) -> None:
         self.fd = fd  # the client's other end
@@ -45,6 +47,7 @@ class Pending:
         self.server_end: Fd | None = None  # of the pair that was made for that, what the server is to accept
         self.offerer: Guest | None = None  # who handed over sockets of its own, and was told nothing yet
         self.guest: Guest | None = None  # who is asked
+        self.away: Fd | None = None  # from when its descriptors are sent: somebody else may have them
         self.number = 0
         self.phase = Phase.QUEUED
         self.timer: Timer | None = None

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from appswitch import _kernel
 from appswitch.kernel import sockaddr
+from appswitch.kernel.sockaddr import AF_UNIX
 from appswitch.switch import bind, naming, udp
 from appswitch.switch.apps import App
 from appswitch.switch.core import Switch
 from appswitch.switch.datagram import Datagram
 from appswitch.switch.journal import Journal
+from appswitch.switch.lobby import lobby_name
 from appswitch.switch.memory import ArrivalNote, SocketNote
 from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
@@ -45,8 +47,10 @@ def restore(switch: Switch, journal: Journal) -> None:
     _restore_services(switch)
     _note_led(switch, journal, unix)
     switch.loop.reflex.succeeded = bool(switch.sockets.noted)
+    _restore_lobby(switch)
     _restore_datagrams(switch)
     switch.doors.drop_kept()
+    switch.relay.drop_kept()
 
 
 def _names(states: int) -> dict[int, tuple[int, bytes]]:
@@ -116,9 +120,17 @@ def _restore_services(switch: Switch) -> None:
         switch.sockets.by_cookie[cookie] = sock
         app.bound.setdefault(listener.bound.port, []).append(sock)
         _reopen(switch, switch.services.restore(sock, name, listener.serial))
+    lobby = {naming.LOBBY} if lobby_name(AF_UNIX) in switch.kept.listeners else set()
+    known = switch.sockets.listening.keys() | lobby
     for leftover in Path().iterdir():
-        if leftover.name.encode() not in switch.sockets.listening:
+        if leftover.name.encode() not in known:
             leftover.unlink()
+
+
+def _restore_lobby(switch: Switch) -> None:
+    """Who was in its queues has been told that he is connected."""
+    if any(name.startswith("lobby-") for name in switch.kept.listeners):
+        switch.resume.empty(switch.holding.lobby.unix)
 
 
 def _restore_datagrams(switch: Switch) -> None:

@@ -21,7 +21,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.switch.apps import App
 from appswitch.switch.datagram import Datagram
-from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SOL_IPV6, SOL_SOCKET
+from appswitch.switch.datagrams import DGRAM, SO_REUSEADDR, SO_REUSEPORT, SOL_IPV6, SOL_SOCKET
 from appswitch.switch.exposure import Opening
 from appswitch.switch.loop import Loop
 
@@ -35,7 +35,8 @@ SWEEP = 15.0
 BURST = 16  # datagrams that are carried before somebody else has a turn
 SOL_IP, IP_FREEBIND, IP_TRANSPARENT, IP_PKTINFO = 0, 15, 19, 8
 IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_V6ONLY, IPV6_TRANSPARENT, IPV6_FREEBIND = 49, 50, 26, 75, 78
-_ON = b"\1\0\0\0"
+LEFT = 2.0  # seconds in which the keeper has surely closed what it was told to forget
+_ON, _OFF = b"\1\0\0\0", bytes(4)
 _NONBLOCK = 0o4000
 
 
@@ -106,6 +107,9 @@ class Relay:
         self._loop = loop
         self._by_cookie: dict[int, list[_Far]] = {}
         self._exposed: dict[Address, _Far] = {}
+        kept = switch.kept.listeners  # an earlier switch's, with the datagrams that have come since
+        self._kept = {name: kept[name][-1] for name in kept if name.startswith("udp-")}
+        self._left: dict[Address, float] = {}  # ports of the host that were closed just now, and when
         self.carried = 0  # datagrams
         loop.every(SWEEP, self._sweep)
 
@@ -150,7 +154,7 @@ class Relay:
         actual = opening.actual
         far = self._exposed.get(actual)
         if far is None:
-            made = _exposed_socket(opening)
+            made = self._open(datagram.app, opening)
             if isinstance(made, int):
                 return made
             far = self._exposed[actual] = self._install(_Far(datagram, None, opening.family, made, actual))
@@ -161,6 +165,12 @@ class Relay:
             self._by_cookie.setdefault(datagram.cookie, []).append(far)
         datagram.actual = (*datagram.actual, str(actual))
         return 0
+
+    def drop_kept(self) -> None:
+        """What nobody wanted of an earlier switch's: its socket has gone."""
+        for name in self._kept:
+            self._switch.keep.forget(name)
+        self._kept.clear()
 
     def leave(self, app: App) -> None:
         """An app has ended: nobody is to be reached in its namespace."""
@@ -188,6 +198,20 @@ class Relay:
         self._by_cookie.setdefault(far.datagram.cookie, []).append(far)
         self._loop.watch(far.fd, select.EPOLLIN, lambda _events: self._inwards(far))
         return far
+
+    def _open(self, app: App, opening: Opening) -> Fd | int:
+        """The host's socket for strangers, which the keeper has as well."""
+        name = _name(app, opening.actual)
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            self._switch.keep.again(name, kept)
+            return kept
+        made = _exposed_socket(opening)
+        if made == errno.EADDRINUSE and time.monotonic() - self._left.get(opening.actual, -LEFT) < LEFT:
+            made = _exposed_socket(opening, shared=True)
+        if not isinstance(made, int):
+            self._switch.keep.listener(name, made)
+        return made
 
     def _far_socket(self, datagram: Datagram, place: App | None, family: int) -> Fd | int:
         if place is None:
@@ -282,11 +306,17 @@ class Relay:
             far.place.dismiss(self._own(far.datagram, far.family))
         if far.exposed is not None:
             del self._exposed[far.exposed]
+            # The keeper closes its copy a moment later, and whoever opens the port again is not to wait for that.
+            _kernel.setsockopt(far.fd, SOL_SOCKET, SO_REUSEPORT, _ON)
+            self._left[far.exposed] = time.monotonic()
+            self._switch.keep.forget(_name(far.datagram.app, far.exposed))
         self._loop.unwatch(far.fd)
         far.fd.close()
 
     def _sweep(self) -> None:
         limit = time.monotonic() - IDLE
+        now = time.monotonic()
+        self._left = {actual: when for actual, when in self._left.items() if now - when < LEFT}
         for cookie, there in list(self._by_cookie.items()):
             for far in list(there):
                 for peer in [peer for peer, one in far.peers.items() if one.used < limit]:
@@ -298,7 +328,13 @@ class Relay:
                 del self._by_cookie[cookie]
 
 
-def _exposed_socket(opening: Opening) -> Fd | int:
+def _name(app: App, actual: Address) -> str:
+    """What the keeper knows the host's socket by."""
+    return f"udp-{app.id:x}-{actual.ip.hex()}-{actual.port}"
+
+
+def _exposed_socket(opening: Opening, shared: bool = False) -> Fd | int:
+    """``shared``: an earlier one of ours is being closed. Nobody else gets in with it: SO_REUSEPORT is for one user."""
     try:
         fd = _kernel.socket(opening.family, DGRAM | _NONBLOCK, 0)
     except OSError as problem:
@@ -308,7 +344,11 @@ def _exposed_socket(opening: Opening) -> Fd | int:
         _kernel.setsockopt(fd, SOL_IPV6, IPV6_RECVPKTINFO, _ON)
     else:
         _kernel.setsockopt(fd, SOL_IP, IP_PKTINFO, _ON)
+    if shared:
+        _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, _ON)
     error = _kernel.bind(fd, sockaddr.encode(opening.family, opening.actual))
+    if shared:
+        _kernel.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, _OFF)
     return error or fd
 
 

@@ -280,6 +280,9 @@ class Sockets:
         client = naming.parse_connection(name)
         if client is not None:
             made = Socket(cookie, app, AF_INET6 if len(client.server.ip) == 16 else sockaddr.AF_INET, unix=True)
+            if isinstance(_kernel.getpeername(fd), int):  # an earlier switch has named it, and was killed then
+                made.named = True
+                return made
             made.local, made.peer = client.client, client.server
         else:
             parent = self.listening.get(name)

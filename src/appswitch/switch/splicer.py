@@ -9,7 +9,6 @@ Nothing here waits. See docs/design/splicer.md.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import signal
@@ -20,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from appswitch import _kernel
 from appswitch._kernel import Fd
+from appswitch.switch.descriptors import twin
 from appswitch.switch.held import Splice
 from appswitch.switch.loop import Loop, Timer
 
@@ -33,7 +34,6 @@ _REQUEST = struct.Struct("=IIQ")
 _RECORD = struct.Struct("=IIQQQ")  # kind, value, id, bytes up, bytes down
 _PACKET = 128 * _RECORD.size
 _DEAD = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)  # of send(2), when the process is
-_ABOVE_STANDARD = 10  # numbers that posix_spawn's file actions do not touch
 
 OnClosed = Callable[[int, int, int, int], None]  # id, bytes up, bytes down, errno or 0
 Log = Callable[..., None]  # `report.Log`
@@ -172,6 +172,7 @@ class Splicer:
             return
         while self._queue and self._process is process:
             packet, fds = self._queue[0]
+            twins = [twin(fd) for fd in fds]  # until ours are closed
             error = process.send(packet, fds)
             if error in _DEAD:
                 return  # its pidfd will say so, and the next one gets what is left
@@ -182,6 +183,7 @@ class Splicer:
                 self._failed(packet, fds, error)
             for fd in fds:
                 fd.close()
+            twins.clear()
         if self._process is process:
             process.want_to_send(self._loop, bool(self._queue))
 
@@ -315,24 +317,6 @@ class _Process:
 
 
 def _spawn(path: str, control: int) -> int:
-    """By vfork(2), whose time does not grow with our memory. Everything else that is open here closes on exec.
-
-    In a session of its own, so that ^C at the daemon's terminal does not end it.
-    """
-    high = fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STANDARD)
-    try:
-        return os.posix_spawn(
-            path,
-            ["ax-splice"],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-                (os.POSIX_SPAWN_DUP2, 0, 2),
-                (os.POSIX_SPAWN_DUP2, high, CONTROL),
-            ],
-            setsid=True,
-            setsigmask=(),  # the switch blocks all
-        )
-    finally:
-        os.close(high)
+    """In a session of its own, so that ^C at the daemon's terminal does not end it; with nothing else of ours."""
+    variables = [name + b"=" + value for name, value in os.environb.items()]
+    return _kernel.spawn([os.fsencode(path)], variables, control)

@@ -201,6 +201,10 @@ class Waiting:
             self._rooms[family] = fd, sockaddr.decode(own)
         return self._rooms[family][1]
 
+    def is_room(self, own: Address) -> bool:
+        """Whether a connection with this address of its own was made there."""
+        return any(address == own for _, address in self._rooms.values())
+
     # -- changes
 
     def look_again(self) -> None:
@@ -254,6 +258,7 @@ class Waiting:
     def _open(self, fd: Fd, source: Address, guest: Guest) -> None:
         """The room's end of the guest's connection: established when the guest is."""
         family = guest.family
+        _kernel.set_ours(fd, 1)  # it is not accepted, and a successor is to know it all the same
         where = sockaddr.encode(family, source)
         error = _kernel.bind(fd, sockaddr.encode(family, self._room(family))) or _kernel.connect(fd, where)
         if error not in (0, errno.EINPROGRESS):

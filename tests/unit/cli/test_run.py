@@ -265,6 +265,14 @@ def test_a_stopping_daemon_is_asked_once_more(ax: Ax) -> None:
         assert ax("true").stderr == "ax run: the daemon is about to end\n"
 
 
+def test_a_daemon_whose_control_dies_again_and_again_is_asked_until_it_answers(ax: Ax) -> None:
+    (ax.directory / "daemon.pid").write_text(f"{os.getpid()}\n")
+    with FakeDaemon(ax.directory, b"", b"HTTP/1.0 201 Created\r\n", b"", registered()) as daemon:
+        done = ax("true")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(daemon.requests) == 4
+
+
 @ROOT
 def test_another_users_daemon_is_not_trusted(ax: Ax) -> None:
     """The program would be at its mercy."""

@@ -225,7 +225,7 @@ def test_a_connection_and_its_names() -> None:
         assert not isinstance(raw, int)
         assert not isinstance(other, int)
         assert (sockaddr.unix_name(raw), sockaddr.unix_name(other)) == (mine, theirs)
-    assert not os.get_inheritable(connection.fileno())
+    assert os.get_inheritable(connection.fileno()), "by that it is known for ours: switch/estate.py"
     assert _kernel.status_flags(connection) == os.O_RDWR
     assert _kernel.send(client, b"hello", 0) == 5
     assert os.read(connection.fileno(), 9) == b"hello"

@@ -141,6 +141,7 @@ class FakeSwitch:
         self.offered: list[Arrival] = []
         self.room = True
         self.comers = Comers(lambda: True)
+        self.resume = Named(stray=lambda *_: None, since=0.0)
         self.recovered = True
         self.reserve = Reserve()
 

@@ -25,6 +25,7 @@ def switch(fake: FakeSwitch) -> Any:
     one.gates = Named(reconcile=lambda: None)
     one.delegation = Named(endpoint=None)
     one.begun = []
+    one.resume = Named(begin=lambda: None)
     one.early = Named(begin=lambda: one.begun.append(1))
     return one
 

@@ -131,7 +131,7 @@ def test_another_keeper_is_told_everything_again(
 ) -> None:
     """The first one dies: another is started, and what is kept at that time goes to it."""
     started = list[int]()
-    monkeypatch.setattr(parent, "start_keeper", lambda: started.append(1) or 0)
+    monkeypatch.setattr(parent, "start_keeper", lambda _spawn: started.append(1) or 0)
     monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("AX_KEEPER_PID", "1")
     (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
@@ -157,7 +157,8 @@ def test_another_keeper_is_told_everything_again(
         if started and not successor:
             successor.append(Keeper(tmp_path / "n"))
         while successor and not successor[0].empty():
-            heard.append(successor[0].receive()[0].split("\n")[-1])
+            said = successor[0].receive()[0].split("\n")[-1]
+            heard.extend([said] if said else [])  # what says nothing asks whether anybody is there
         loop.stop() if len(heard) == 4 else loop.after(0.005, look)
 
     loop.after(0, look)
@@ -168,6 +169,36 @@ def test_another_keeper_is_told_everything_again(
     loop.unwatch(keep._pidfd)
     keep._pidfd.close()
     successor[0].socket.close()
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["hears us", "does not hear us"])
+def test_a_keeper_that_is_another_by_now_is_told_everything(
+    loop: Loop, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """Who has started us died before it was watched, and the pid file names its successor, who has nothing of ours."""
+    monkeypatch.setattr(parent, "start_keeper", lambda _spawn: 0)
+    monkeypatch.setenv("AX_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("AX_KEEPER_PID", "1" if heard else str(os.getpid()))
+    (tmp_path / "daemon.pid").write_text(f"{os.getpid()}\n")
+    keep = Keep(loop)
+    kept = listener()
+    keep.again("door-1-inside", kept)
+    if not heard:
+        keeper.socket.close()
+        (tmp_path / "n").unlink()
+        keeper = Keeper(tmp_path / "n")
+    keep.watch()
+    loop.watch(keeper.socket.fileno(), select.EPOLLIN, lambda _events: loop.stop())
+    loop.run()
+    told = []
+    while not keeper.empty():
+        told.append(keeper.receive()[0].split("\n")[-1])
+    assert told == ["", "FDNAME=door-1-inside"]
+    for fd in (keep._pidfd, keep._socket):
+        assert fd is not None
+        loop.unwatch(fd.fileno())
+        fd.close()
+    keeper.socket.close()
 
 
 def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper, loop: Loop) -> None:

@@ -78,7 +78,7 @@ def deny(fake: FakeSwitch, *names: str) -> None:
 
 
 def test_what_is_allowed_is_not_looked_for(fake: FakeSwitch, links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kill, "_sockets", lambda: pytest.fail("/proc was read"))
+    monkeypatch.setattr(kill, "sockets_of_all", lambda: pytest.fail("/proc was read"))
     assert run(fake) == ()
     assert links.ended() == [False] * 3
 
@@ -109,7 +109,7 @@ def test_between_two_batches_others_have_their_turn(
             yield one
 
     monkeypatch.setattr(kill, "BATCH", 4)
-    monkeypatch.setattr(kill, "_sockets", sockets)
+    monkeypatch.setattr(kill, "sockets_of_all", sockets)
     deny(fake, "app2")
 
     def turn() -> None:
@@ -128,7 +128,7 @@ def test_a_descriptor_that_is_another_by_now_is_left_alone(
     deny(fake, "app2")
     wanted = links.rows[0].inode
     other = links.pairs[1][0].fileno()
-    monkeypatch.setattr(kill, "_sockets", lambda: iter([(os.getpid(), other, wanted), (2**22 + 1, 3, wanted)]))
+    monkeypatch.setattr(kill, "sockets_of_all", lambda: iter([(os.getpid(), other, wanted), (2**22 + 1, 3, wanted)]))
     assert run(fake) == ()
     assert links.ended() == [False] * 3
 
@@ -144,7 +144,7 @@ def test_a_directory_is_read_as_it_is_walked_through(monkeypatch: pytest.MonkeyP
     assert first[0] == os.getpid()
     assert len(looked) == 1
     steps.close()
-    assert (os.getpid(), -1, 0) in kill._sockets(), "each process is a step, also one that has nothing open"
+    assert (os.getpid(), -1, 0) in kill.sockets_of_all(), "each process is a step, also one that has nothing open"
 
 
 def test_a_mistake_in_the_middle_is_told(fake: FakeSwitch, links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_mistake_in_the_middle_is_told(fake: FakeSwitch, links: Links, monkeyp
 
     told: list[str] = []
     monkeypatch.setattr(kill, "BATCH", 1)
-    monkeypatch.setattr(kill, "_sockets", broken)
+    monkeypatch.setattr(kill, "sockets_of_all", broken)
     deny(fake, "app2")
     kill.kill_forbidden(
         fake,  # type: ignore[arg-type] # a switch

@@ -30,7 +30,7 @@ from appswitch.switch.sockets import Socket
 @pytest.fixture
 def lobby(fake: FakeSwitch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lobby:
     monkeypatch.chdir(tmp_path)  # its name is relative
-    return Lobby(fake.loop)
+    return Lobby(fake.loop, fake.keep, {}, lambda *_: None)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tests.unit.switch.fake import Named
 fake = FakeSwitch()
 with tempfile.TemporaryDirectory() as place:
     os.chdir(place)
-    lobby, waiting = Lobby(fake.loop), Waiting(fake)
+    lobby, waiting = Lobby(fake.loop, fake.keep, {}, lambda *_: None), Waiting(fake)
     doors = Doors(fake.loop, [range(40000, 40010)], None, None, lambda _: None, Named(judges=False), fake.keeping)
     service = fake.listen(fake.app(1, "10.0.0.1"), 80)
     door = doors.inside(service, AF_INET6)

@@ -182,6 +182,15 @@ def test_both_ends_of_a_connection_are_recalled(
     assert identify(sockets, link.client, apps[0]) is near
 
 
+def test_one_that_was_named_and_not_connected_is_connected_another_way(sockets: Sockets, apps: tuple[App, App]) -> None:
+    """A switch was killed between the two."""
+    fd = unix()
+    assert _kernel.bind_unix(fd, naming.connection(1, 2, CLIENT, SERVER)) == 0
+    sock = identify(sockets, fd, apps[0])
+    assert sock is not None
+    assert (sock.phase, sock.local, sock.peer, sock.named) == (NEW, None, None, True)
+
+
 @pytest.mark.usefixtures("place")
 def test_an_accepted_connection_has_its_listeners_options(sockets: Sockets, apps: tuple[App, App]) -> None:
     path = naming.listener(naming.Listener(2, AF_INET6, SERVER, 0, 1))
