@@ -54,6 +54,7 @@ int wake_waiter(PyObject *module, ReflexObject *self, PyObject *service, struct 
 
 enum { REFUSED = 2 };
 int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct waiter *waiter, Py_buffer *journal);
+void close_entry(PyObject *entry);
 int queue(ReflexObject *self, PyObject *service, PyObject *entry);
 PyObject *claim(ReflexObject *self, PyObject *service, PyObject *peer);
 

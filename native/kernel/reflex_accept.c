@@ -230,6 +230,9 @@ static int take_next(PyObject *module, ReflexObject *self, PyObject *service, in
     if (given == REFUSED) {
         return then(event, self->on_unclaimed, service, entry);
     }
+    if (given > 0) {
+        close_entry(entry);
+    }
     Py_DECREF(entry);
     return given == 0 ? NOBODY : given;
 }

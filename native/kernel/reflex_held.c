@@ -128,14 +128,15 @@ static void forget_led(ReflexObject *self, Py_buffer *journal, int number) {
 }
 
 /* Its descriptor is closed; the entry owns nothing any more. */
-static void close_entry(PyObject *entry) {
+void close_entry(PyObject *entry) {
     FdObject *owned = (FdObject *)PyList_GetItem(entry, 0);
     close_guarded(owned->fd);
     owned->fd = -1;
 }
 
-/* Give a connection that was held (its entry) to a call of accept(2). 1; 0 where that cannot be, and nothing was
- * touched; -1 with an exception set; REFUSED: the call could not take it, and was told so. */
+/* Give a connection that was held (its entry, which is to be closed then) to a call of accept(2). 1; 0 where that
+ * cannot be, and nothing was touched; -1 with an exception set; REFUSED: the call could not take it, and was told so.
+ */
 int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct waiter *waiter, Py_buffer *journal) {
     struct sockaddr_un peer;
     socklen_t size = sizeof peer;
@@ -178,7 +179,6 @@ int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct wa
         }
     }
     if (!error) {
-        close_entry(entry);
         return 1;
     }
     if (sock->led > 0) {
@@ -226,7 +226,10 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
         *event = Py_BuildValue("(OOiOOO)", self->on_refused, waiter.parked, fd, entry, data, found);
         status = *event == NULL ? -1 : 1;
     } else if (status > 0) {
-        epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+        epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); /* while it is open here: the file lives on */
+        if (waiter.parked != NULL) {
+            close_entry(entry);
+        }
         choice->counts[index]++;
         self->led++;
         status = let_go(self, fd, app) < 0 || (waiter.parked != NULL && was_served(service, &waiter, journal) < 0) ||

@@ -7,11 +7,14 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from e2e.services import Services
 from e2e.world import PROGRAMS, PYTHON, Switched, hang_up, say, wait_output
 from harness import Addresses, App, Daemon, wait_until
+
+from appswitch._kernel import HELD
 
 PATHS = ["/one/a", "/two", "/one/a", "/two", "/one/b", "/elsewhere", "/one/a", "/two", "/one/b"]
 
@@ -52,6 +55,17 @@ def asked(visitors: App) -> dict[str, str]:
     return {f"{row[-2]}:{row[-1]}": row[0] for row in rows if len(row) > 3}
 
 
+def watched(daemon: Daemon) -> list[str]:
+    """What the switch's epoll waits for of connections that are held, whose data has a bit: proc_pid_fdinfo(5)."""
+    status, told_ = daemon.rest("GET", "/v1/status")
+    assert status == 200
+    place = Path(f"/proc/{told_['pids']['switch']}")
+    epolls = [fd.name for fd in (place / "fd").iterdir() if "eventpoll" in str(fd.readlink())]
+    lines = [line for fd in epolls for line in (place / "fdinfo" / fd).read_text().splitlines() if "tfd:" in line]
+    assert lines
+    return [line for line in lines if int(line.partition("data:")[2].split()[0], 16) & HELD]
+
+
 def routes(one: App, two: App) -> list[dict[str, object]]:
     return [
         {"match": {"http.path": ["/one/*"], "http.method": ["GET"]}, "backends": [{"ip": str(one.ip)}]},
@@ -71,6 +85,7 @@ def test_held_ones(own: Switched, addresses: Addresses, threads: int) -> None:
     assert got(visitors) == [(path, expected[path]) for path in PATHS]
     assert services.stats()["at_once.held"] >= 4, "those whose path was asked for before"
     clients = asked(visitors)
+    assert not watched(own.daemon), "nobody looks at bytes that come later"
 
     def seen(word: str) -> dict[str, set[tuple[str, str]]]:
         return {name: told(server, word) for name, server in servers.items()}
