@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 
-USER = 12345
+USER = 100_000 + os.getpid()  # of its own: what is ended is all that a user has
 CLONE_NEWNS, MS_NOSUID_NODEV, MS_PRIVATE, MS_REC = 0x00020000, 6, 1 << 18, 1 << 14
 FORGET, LOOKUP, GETATTR, OPEN, READ, INIT, BATCH_FORGET = 2, 1, 3, 14, 15, 26, 42
 ENOSYS = 38

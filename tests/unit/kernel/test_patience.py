@@ -136,7 +136,6 @@ print(result, ended)
             slow.kill()
 
 
-@pytest.mark.xdist_group("fuse")  # each ends all file systems of one user
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts, and becomes another user")
 @pytest.mark.parametrize("copy", ["vm_write(pid, address, b'x')", "read_argument(0, 0, pid, address, 1)"])
 def test_memory_that_does_not_come(copy: str, tmp_path: Path) -> None:
