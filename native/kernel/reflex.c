@@ -101,6 +101,24 @@ SockObject *add_sock(ReflexObject *self, SockObject *sock) {
     return status < 0 ? NULL : sock;
 }
 
+/* The entry of an accepted connection: it has its client's name, and its listener's options. Borrowed; NULL with an
+ * exception set. */
+SockObject *add_accepted(ReflexObject *self, PyObject *app, SockObject *listener, uint64_t cookie,
+                         const struct sockaddr_un *peer) {
+    SockObject *sock = new_sock(self, app, cookie, listener->family, 1);
+    PyObject *link = sock == NULL ? NULL : PyBytes_FromStringAndSize(peer->sun_path, NAME_SIZE);
+    if (link == NULL) {
+        Py_XDECREF((PyObject *)sock);
+        return NULL;
+    }
+    replace(&sock->options, listener->options);
+    sock->parent = Py_NewRef((PyObject *)listener);
+    sock->link = link;
+    sock->phase = CONNECTED;
+    sock->named = sock->accepted = 1;
+    return add_sock(self, sock);
+}
+
 /* Take it out again. */
 int forget_sock(ReflexObject *self, uint64_t cookie) {
     PyObject *key = PyLong_FromUnsignedLongLong(cookie);

@@ -29,6 +29,8 @@ int fetch(PyObject *module, ReflexObject *self, const struct seccomp_notif *n, i
 SockObject *find(ReflexObject *self, int listener, uint64_t cookie);
 SockObject *new_sock(ReflexObject *self, PyObject *app, uint64_t cookie, int family, int unix_file);
 SockObject *add_sock(ReflexObject *self, SockObject *sock);
+SockObject *add_accepted(ReflexObject *self, PyObject *app, SockObject *listener, uint64_t cookie,
+                         const struct sockaddr_un *peer);
 int forget_sock(ReflexObject *self, uint64_t cookie);
 int then(PyObject **event, PyObject *function, PyObject *first, PyObject *more);
 

@@ -87,27 +87,14 @@ static RouteObject *decided(RouteObject *route, PyObject *found) {
     return known == Py_None ? NULL : (RouteObject *)known;
 }
 
-/* The entry of what the service is about to accept: it has its client's name, and its listener's options. Borrowed;
- * NULL with an exception set. */
+/* The entry of what the service is about to accept; borrowed, NULL with an exception set. */
 static SockObject *dress(ReflexObject *self, PyObject *service, uint64_t cookie, const struct sockaddr_un *peer) {
-    PyObject *app = PyObject_GetAttrString(service, "app"), *parent = PyObject_GetAttrString(service, "socket");
+    PyObject *app = PyObject_GetAttrString(service, "app"), *listener = PyObject_GetAttrString(service, "socket");
     SockObject *sock =
-        app == NULL || parent == NULL ? NULL : new_sock(self, app, cookie, ((SockObject *)parent)->family, 1);
+        app == NULL || listener == NULL ? NULL : add_accepted(self, app, (SockObject *)listener, cookie, peer);
     Py_XDECREF(app);
-    if (sock == NULL) {
-        Py_XDECREF(parent);
-        return NULL;
-    }
-    replace(&sock->options, ((SockObject *)parent)->options);
-    sock->parent = parent;
-    sock->link = PyBytes_FromStringAndSize(peer->sun_path, NAME_SIZE);
-    sock->phase = CONNECTED;
-    sock->named = sock->accepted = 1;
-    if (sock->link == NULL) {
-        Py_DECREF((PyObject *)sock);
-        return NULL;
-    }
-    return add_sock(self, sock);
+    Py_XDECREF(listener);
+    return sock;
 }
 
 /* A record in the journal of who serves a client: its name does not say it. The number; 0 when there is none left. */

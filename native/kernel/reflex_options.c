@@ -22,22 +22,11 @@ static SockObject *recall(ReflexObject *self, int listener, int fd, uint64_t coo
     }
     struct sockaddr_un peer;
     socklen_t size = sizeof peer;
-    SockObject *sock = new_sock(self, app, cookie, ends.parent->family, 1);
-    if (sock == NULL || getpeername(fd, (struct sockaddr *)&peer, &size) < 0 ||
+    if (getpeername(fd, (struct sockaddr *)&peer, &size) < 0 ||
         size != offsetof(struct sockaddr_un, sun_path) + NAME_SIZE) {
-        Py_XDECREF((PyObject *)sock);
         return NULL;
     }
-    replace(&sock->options, ends.parent->options);
-    sock->parent = Py_NewRef((PyObject *)ends.parent);
-    sock->link = PyBytes_FromStringAndSize(peer.sun_path, NAME_SIZE);
-    sock->phase = CONNECTED;
-    sock->named = sock->accepted = 1;
-    if (sock->link == NULL) {
-        Py_DECREF((PyObject *)sock);
-        return NULL;
-    }
-    return add_sock(self, sock);
+    return add_accepted(self, app, ends.parent, cookie, &peer);
 }
 
 /* The entry of the socket that an option is about: 1, or as above. `fd` is open only then. */

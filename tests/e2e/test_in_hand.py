@@ -202,10 +202,15 @@ def test_an_upgrade_takes_them_over(world: Switched, services: Services) -> None
     wait_output(client, "served 20", PATIENCE)
 
 
-def test_a_holder_that_is_killed_is_replaced(world: Switched, services: Services) -> None:
+def five_held(world: Switched, services: Services) -> App:
+    """A client whose connections are held for their first bytes."""
     server = waiting_server(world)
     say(server, "go\n")
-    client = hoarder(world, by_first_bytes(services, server), 80, 5)
+    return hoarder(world, by_first_bytes(services, server), 80, 5)
+
+
+def test_a_holder_that_is_killed_is_replaced(world: Switched, services: Services) -> None:
+    client = five_held(world, services)
     (first,) = world.daemon.holders()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: world.daemon.holders() not in ([], [first]), "another one", PATIENCE)
@@ -215,9 +220,7 @@ def test_a_holder_that_is_killed_is_replaced(world: Switched, services: Services
 
 
 def test_with_another_keeper(world: Switched, services: Services) -> None:
-    server = waiting_server(world)
-    say(server, "go\n")
-    client = hoarder(world, by_first_bytes(services, server), 80, 5)
+    client = five_held(world, services)
     dead = world.daemon.keeper()
     os.kill(dead, signal.SIGKILL)
     wait_until(lambda: world.daemon.keeper() not in (0, dead), "another keeper", PATIENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from appswitch import _kernel
@@ -63,13 +64,11 @@ def _park(switch: Switch, service: Service, call: Call, fd: Fd, flags: int, time
     def take(parked: Parked) -> Outcome | None:
         return _take(switch, service, parked.call, parked.fd, parked.flags)
 
-    def attempt() -> Outcome | None:
-        return _take(switch, service, call, fd, flags)
-
     if timeout is None:
         parked = switch.parking.park_for(service, call, fd, flags, take)
     else:
-        parked = switch.parking.park(call, fd, 0, attempt, timeout, -errno.EAGAIN)
+        again = partial(_take, switch, service, call, fd, flags)
+        parked = switch.parking.park(call, fd, 0, again, timeout, -errno.EAGAIN)
     switch.parking.enqueue(parked, service.parked)
     return LATER
 

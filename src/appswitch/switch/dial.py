@@ -208,14 +208,15 @@ def planned(
 ) -> tuple[tuple[Endpoint, ...], Settle, bool] | None:
     """The listeners that connections of a vservice will get, whom to tell of it, and whether they are drawn.
 
-    None: each has to be asked for. Also where a backend is outside, or listens more than once: its listeners are drawn.
+    None: each has to be asked for. Also where one of several backends listens more than once, or one is outside.
     """
     balancer, upstreams = verdict.route.balancer, verdict.upstreams
     plan = balancer.plan(verdict.candidates, now=time.monotonic(), key=key, locality=locality)
     turns = [upstreams[candidate.index] for candidate in plan.turns] if plan is not None else []
-    if plan is None or any(len(one.endpoints) != 1 for one in turns):
+    if plan is None or (any(len(one.endpoints) != 1 for one in turns) and (len(turns) > 1 or not turns[0].endpoints)):
         return None
-    took, keys = plan.took, [one.key for one in turns]
+    endpoints = tuple(endpoint for one in turns for endpoint in one.endpoints)
+    took, keys = plan.took, [one.key for one in turns for _ in one.endpoints]
 
     def settle(taken: tuple[int, ...]) -> None:
         switch.flowlog.made(sum(taken))
@@ -224,7 +225,7 @@ def planned(
             if number:
                 balancer.made(one, number)
 
-    return tuple(one.endpoints[0] for one in turns), settle, plan.drawn
+    return endpoints, settle, plan.drawn
 
 
 def zone_of(labels: dict[str, str]) -> str:
