@@ -498,7 +498,8 @@ static void any_call(void)
             getsockopt(number, IPPROTO_TCP, TCP_NODELAY, &value, &size);
             break;
         case 7:
-            sendto(number, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL | MSG_DONTWAIT, (void *)&host, sizeof host);
+            sendto(number, attack, strlen(attack), MSG_FASTOPEN | MSG_NOSIGNAL | MSG_DONTWAIT, (void *)&host,
+                   sizeof host);
             break;
         default:
             sendmsg(number, &message, MSG_FASTOPEN | MSG_NOSIGNAL | MSG_DONTWAIT);
