@@ -264,7 +264,8 @@ def upgrade(daemon: Daemon, version: Path) -> subprocess.CompletedProcess[str]:
 def test_an_upgrade(world: Switched, place: Path) -> None:
     pair, daemon = Pair(world), world.daemon
     pair.check()
-    keeper, before = daemon.keeper(), parts(daemon)
+    keeper, before, apps = daemon.keeper(), parts(daemon), daemon.get("apps")
+    assert {row["pid"] for row in apps} == {pair.server.pid, pair.client.pid}
     done = upgrade(daemon, other_version(place))
     print(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
@@ -279,6 +280,7 @@ def test_an_upgrade(world: Switched, place: Path) -> None:
         pair.check()
         wait_another(daemon, name, pid)
     assert wait_status(daemon)["version"] == "9.9.9", "those that are started again are of the new version as well"
+    assert daemon.get("apps") == apps, "of the same processes, since the same time"
     pair.end()
 
 

@@ -16,7 +16,7 @@ from appswitch._kernel import Fd
 from appswitch.address import ip_bytes, parse_ports
 from appswitch.kernel import sockaddr
 from appswitch.paths import RunDir, run_dir
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, current
 from appswitch.switch.attach import Attach
 from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
@@ -85,9 +85,9 @@ def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
     if kept.apps:
         switch.recovered = True
         switch.early.wait()
-    for spec, listener, home in kept.apps:
-        keep.app_again(spec, listener, home)
-        switch.attach(App(spec, listener, 0, spec.created, _home(home)))
+    for spec, origin, listener, home in kept.apps:
+        keep.app_again(spec, origin, listener, home)
+        switch.attach(App(spec, listener, current(origin), _home(home)))
     found, launchers = take(switch, journal, list(kept.holders.values()), attach)
     switch.resume.add(found)
     switch.holder.tell()

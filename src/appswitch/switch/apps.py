@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch._kernel import Fd, Ports
 from appswitch.address import Address, ip_bytes, loopback_like
+from appswitch.kernel import procfs
 from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.routing.egress import allows, compile_rules
 from appswitch.routing.policy import End
@@ -21,21 +22,34 @@ EPHEMERAL_LOW, EPHEMERAL_HIGH = 32768, 60999  # net.ipv4.ip_local_port_range
 ENDS = 16  # addresses of an app that are remembered as policies see them
 
 
+class Origin(NamedTuple):
+    """The process that an app began as, which may have ended before the app."""
+
+    pid: int = 0  # 0: it has ended, or nobody knows
+    started: int = 0  # ticks since boot: with the pid it is one of its kind
+    attached: float = 0.0  # the time
+
+
+def current(origin: Origin) -> Origin:
+    """The same, without a pid that is another process' by now."""
+    alive = origin.started != 0 and procfs.started(origin.pid) == origin.started
+    return origin if alive else Origin(attached=origin.attached)
+
+
 class App:
     """One attached app. Owns its notification descriptor."""
 
     __slots__ = (
         "_ends", "attached", "bound", "ended", "epoll_generation", "epolls", "guests", "home",
         "host_ports", "id", "ips", "labels", "listener", "nameservers", "next_datagram", "permits", "pid", "ports",
-        "rules", "spec", "stand_ins",
+        "rules", "spec", "stand_ins", "started",
     )  # fmt: skip
 
-    def __init__(self, spec: AppSpec, listener: Fd, pid: int, attached: float, home: Netns | None = None) -> None:
+    def __init__(self, spec: AppSpec, listener: Fd, origin: Origin, home: Netns | None = None) -> None:
         self.spec = spec
         self.id = spec.id
         self.listener = listener
-        self.pid = pid
-        self.attached = attached
+        self.pid, self.started, self.attached = origin
         self.ended = False  # its last process has gone; others may still hold its sockets
         self.ips: tuple[bytes, ...] = tuple(ip_bytes(ip) for ip in spec.ips)
         self.labels: Labels = frozenset(spec.labels.items())
@@ -54,6 +68,10 @@ class App:
         # Apps that share an address start at different ports, so that a server seldom sees one twice.
         first = EPHEMERAL_LOW + spec.id % (EPHEMERAL_HIGH - EPHEMERAL_LOW)
         self.ports = Ports(EPHEMERAL_LOW, EPHEMERAL_HIGH, first, self.bound)
+
+    def is_process(self, pid: int) -> bool:
+        """Whether it began as this process: a pid is used again."""
+        return pid == self.pid != 0 and procfs.started(pid) == self.started
 
     def row(self) -> AppRow:
         """As `ax get apps` shows it."""

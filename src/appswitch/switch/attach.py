@@ -21,10 +21,11 @@ import msgspec
 
 from appswitch import _kernel, wire
 from appswitch._kernel import Fd
+from appswitch.kernel import procfs
 from appswitch.model import AppPhase, AppRow, AppSpec
 from appswitch.switch import filter as seccomp_filter
 from appswitch.switch import netns
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.crowd import displaced
 from appswitch.switch.keep import Keep
 from appswitch.switch.loop import Timer
@@ -176,8 +177,9 @@ class Attach:
         home = netns.of_process(pid, spec.uid) if spec.netns == "new" else None
         if home is not None and home.cookie == self._switch.datagrams.host.cookie:
             home = None  # the launcher did not do as it was told: what the app has is the host's network, then
-        self._keep.app(spec, listener, home.descriptors() if home is not None else ())
-        self._switch.attach(App(spec, listener, pid, time.time(), home))
+        origin = Origin(pid, procfs.started(pid), time.time())
+        self._keep.app(spec, origin, listener, home.descriptors() if home is not None else ())
+        self._switch.attach(App(spec, listener, origin, home))
 
     def done(self, guest: _Guest) -> None:
         """A launcher has left."""

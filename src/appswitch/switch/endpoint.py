@@ -272,7 +272,7 @@ class Endpoint:
         if not all(_is_stream(fd) for fd in descriptors):
             peer.refuse(Reason.MALFORMED, "what came is no stream socket")
             return
-        app = next((one for one in self._switch.apps.values() if one.pid == peer.pid), None)
+        app = next((one for one in self._switch.apps.values() if one.is_process(peer.pid)), None)
         client = app.end(metadata.source.ip) if app is not None else stranger(metadata.source.ip)
         flow = Flow(client, metadata.destination, attributes=dict(metadata.attributes) or None)
         held = Held(flow, metadata.source, metadata.destination, unix=False, zone="", since=time.monotonic())

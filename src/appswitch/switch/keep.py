@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from appswitch import _kernel, parent
 from appswitch._kernel import Fd
 from appswitch.model import AppSpec
+from appswitch.switch.apps import Origin
 from appswitch.switch.descriptors import duplicate
 from appswitch.switch.loop import Loop
 from appswitch.switch.owned import unowned
@@ -67,7 +69,7 @@ class Keep:
         """Nothing waits any more for the configuration."""
         self._say("X_APPSWITCH_SERVING=1")
 
-    def app(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
+    def app(self, spec: AppSpec, origin: Origin, listener: Fd, home: Sequence[Fd] = ()) -> None:
         """Keep what is needed to serve an app again. ``home``: `Netns.descriptors`.
 
         The notification descriptor comes last: if we die in between, calls fail (nobody has it), instead of waiting for
@@ -75,14 +77,14 @@ class Keep:
         """
         for kind, fd in zip(_HOME, home, strict=False):
             self._keep(f"{kind}-{spec.appid}", fd, poll=False)
-        self._keep(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self._keep(f"spec-{spec.appid}", _sealed(spec, origin))
         self._keep(f"app-{spec.appid}", listener)
 
-    def app_again(self, spec: AppSpec, listener: Fd, home: Sequence[Fd] = ()) -> None:
+    def app_again(self, spec: AppSpec, origin: Origin, listener: Fd, home: Sequence[Fd] = ()) -> None:
         """The same for one that comes from the keeper."""
         for kind, fd in zip(_HOME, home, strict=False):
             self.again(f"{kind}-{spec.appid}", fd)
-        self.again(f"spec-{spec.appid}", _sealed(msgspec.msgpack.encode(spec)))
+        self.again(f"spec-{spec.appid}", _sealed(spec, origin))
         self.again(f"app-{spec.appid}", listener)
 
     def forget_app(self, appid: str) -> None:
@@ -236,17 +238,32 @@ def _spawn(words: list[str], environment: dict[str, str]) -> int:
     return _kernel.spawn([os.fsencode(word) for word in words], variables, -1)
 
 
-def _sealed(data: bytes) -> Fd:
+class _Record(AppSpec, frozen=True):
+    """An app's spec, and more: older versions read the first, newer ones know that the rest may not be there."""
+
+    origin: Origin = Origin()
+
+
+def _sealed(spec: AppSpec, origin: Origin) -> Fd:
     memory = Fd(os.memfd_create("appswitch-spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-    os.write(memory.fileno(), data)
+    os.write(memory.fileno(), msgspec.msgpack.encode(_Record(**structs.asdict(spec), origin=origin)))
     fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
     return memory
+
+
+class KeptApp(NamedTuple):
+    """One that an earlier switch served."""
+
+    spec: AppSpec
+    origin: Origin
+    listener: Fd
+    home: tuple[Fd, ...]  # the descriptors of its network namespace
 
 
 class Kept(NamedTuple):
     """What an earlier switch left with the keeper."""
 
-    apps: list[tuple[AppSpec, Fd, tuple[Fd, ...]]]  # with the descriptors of its network namespace
+    apps: list[KeptApp]
     journal: Fd | None
     orphans: list[str]  # ids of apps that ended while no switch was there, or were not kept as a whole
     memory: Fd | None = None
@@ -272,7 +289,9 @@ def recovered() -> Kept:
             else:
                 data = os.pread(fd.fileno(), 1 << 20, 0)
                 home = tuple(kept[f"{kind}-{appid}"][0] for kind in _HOME if f"{kind}-{appid}" in kept)
-                apps.append((msgspec.msgpack.decode(data, type=AppSpec), listener[0], home))
+                spec = msgspec.msgpack.decode(data, type=AppSpec)
+                origin = msgspec.msgpack.decode(data, type=_Record).origin
+                apps.append(KeptApp(spec, origin, listener[0], home))
         elif kind == "app" and f"spec-{appid}" not in kept:
             orphans.append(appid)
     listeners = {name: fds for name, fds in kept.items() if name.partition("-")[0] in _LISTENERS}

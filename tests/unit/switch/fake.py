@@ -20,7 +20,7 @@ from appswitch.routing.policy import Policies
 from appswitch.routing.proxies import Proxies
 from appswitch.routing.route import Balanced, Flow, Verdict, World, route
 from appswitch.routing.table import Endpoint, Table
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.call import PidFds
 from appswitch.switch.comers import Comers
 from appswitch.switch.descriptors import Reserve
@@ -173,7 +173,7 @@ class FakeSwitch:
             id=id, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0, name=name or None,
             ips=(ip,) if ip else (), labels={"zone": "default"} | labels,
         )  # fmt: skip
-        app = self.apps[id] = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
+        app = self.apps[id] = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), Origin(1))
         self.table.join(app.member())
         self.datagrams.table.join(app.member())
         return app

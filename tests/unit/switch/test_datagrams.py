@@ -15,7 +15,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.model import AppSpec, Egress, EgressRule, HostPort, ServerRow
 from appswitch.routing.policy import Policies
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.datagram import Datagram
 from appswitch.switch.datagrams import Datagrams
 
@@ -47,7 +47,7 @@ class World:
         fields = {"labels": {"zone": "default"}, "netns": "new" if home else "host"} | more
         spec = AppSpec(id=number, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0, ips=ips, **fields)  # type: ignore[arg-type]
         listener = Fd(os.open("/dev/null", os.O_RDONLY))
-        made = App(spec, listener, pid=1, attached=0.0, home=Home(number) if home else None)  # type: ignore[arg-type]
+        made = App(spec, listener, Origin(1), Home(number) if home else None)  # type: ignore[arg-type]
         self.apps[made.id] = made
         self.datagrams.attach(made)
         return made

@@ -20,7 +20,7 @@ from appswitch.routing.route import Balanced, Deny, Local, Outside, World
 from appswitch.routing.table import Endpoint, Member, Table
 from appswitch.switch import flows as module
 from appswitch.switch import naming
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.call import Failed
 from appswitch.switch.flows import Flows
 
@@ -34,7 +34,7 @@ def app(id: int = 1, ips: tuple[str, ...] = ("10.0.0.1", "fd00::1"), netns: str 
     spec = AppSpec(
         id=id, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0, ips=ips, labels=ZONE, netns=netns
     )  # type: ignore[arg-type]
-    return App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
+    return App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), Origin(1))
 
 
 @pytest.fixture

@@ -20,10 +20,12 @@ from appswitch import parent
 from appswitch._kernel import Fd, Reflex, Sock
 from appswitch.model import AppSpec
 from appswitch.switch import keep as module
-from appswitch.switch.keep import Keep, recovered
+from appswitch.switch.apps import Origin
+from appswitch.switch.keep import Keep, _sealed, recovered
 from appswitch.switch.loop import Loop
 
 SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sleep", "1"), created=1.5)
+ORIGIN = Origin(pid=12, started=34, attached=5.5)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_without_a_keeper_nothing_is_kept(loop: Loop, monkeypatch: pytest.Monkey
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     keep = Keep(loop)
     keep.ready()
-    keep.app(SPEC, listener())
+    keep.app(SPEC, ORIGIN, listener())
     assert not keep._queue
 
 
@@ -86,7 +88,7 @@ def test_ready(keep: Keep, keeper: Keeper) -> None:
 
 def test_an_app_is_kept_with_its_notifier_and_what_it_asked_for(keep: Keep, keeper: Keeper) -> None:
     given = listener()
-    keep.app(SPEC, given)
+    keep.app(SPEC, ORIGIN, given)
     given.close()
     message, (spec,) = keeper.receive()
     assert message == "FDSTORE=1\nFDNAME=spec-00000abc"
@@ -101,7 +103,7 @@ def test_an_app_is_kept_with_its_notifier_and_what_it_asked_for(keep: Keep, keep
 
 
 def test_the_namespace_of_an_app_is_kept_before_it(keep: Keep, keeper: Keeper) -> None:
-    keep.app(SPEC, listener(), (listener(), listener()))
+    keep.app(SPEC, ORIGIN, listener(), (listener(), listener()))
     names = [keeper.receive()[0] for _ in range(4)]
     assert names == [
         "FDSTORE=1\nFDPOLL=0\nFDNAME=net-00000abc",
@@ -139,7 +141,7 @@ def test_another_keeper_is_told_everything_again(
     (tmp_path / "daemon.pid").write_text(f"{dies.pid}\n")
     given, other, door = listener(), listener(), listener()
     keep.ready()
-    keep.app(SPEC, given)
+    keep.app(SPEC, ORIGIN, given)
     keep.listener("door-1-inside", other)
     keep.listener("door-2-inside", door)
     keep.forget("door-1-inside")
@@ -224,7 +226,7 @@ def test_a_slow_keeper_gets_everything_in_order_later(keep: Keep, keeper: Keeper
 def test_a_keeper_that_is_gone_is_not_missed(keep: Keep, keeper: Keeper) -> None:
     keeper.socket.close()
     keep.ready()
-    keep.app(SPEC, listener())
+    keep.app(SPEC, ORIGIN, listener())
     assert not keep._queue
 
 
@@ -237,7 +239,7 @@ from appswitch.switch.keep import recovered
 kept = recovered()
 def link(fd):
     return os.readlink(f"/proc/self/fd/{fd.fileno()}")
-print([(spec.appid, spec.command, link(fd), len(home)) for spec, fd, home in kept.apps])
+print([(spec.appid, spec.command, tuple(origin), link(fd), len(home)) for spec, origin, fd, home in kept.apps])
 print(kept.journal is not None and os.pread(kept.journal.fileno(), 10, 0))
 print(sorted(kept.orphans))
 print([name for name in os.environ if name.startswith("LISTEN_")])
@@ -283,23 +285,31 @@ def successor(kept: list[tuple[str, Fd]], other_pid: int = 0) -> list[str]:
 
 
 def test_a_successor_gets_back_what_was_kept() -> None:
+    of_an_older_version = memory(msgspec.msgpack.encode(msgspec.structs.replace(SPEC, id=1)))
     other = msgspec.structs.replace(SPEC, id=0xDEF, command=("true",))
     apps, journal, orphans, environment, inheritable = successor(
         [
-            ("spec-00000abc", memory(msgspec.msgpack.encode(SPEC))),
+            ("spec-00000abc", _sealed(SPEC, ORIGIN)),
             ("journal", memory(b"some calls")),
             ("app-00000abc", listener()),
             ("spec-00000def", memory(msgspec.msgpack.encode(other))),
             ("app-00000123", listener()),
             ("net-00000abc", listener()),
+            ("spec-00000001", of_an_older_version),
+            ("app-00000001", listener()),
         ]
     )
-    assert apps == "[('00000abc', ('sleep', '1'), '/dev/null', 1)]"
+    assert apps == str(
+        [
+            ("00000abc", ("sleep", "1"), tuple(ORIGIN), "/dev/null", 1),
+            ("00000001", ("sleep", "1"), (0, 0, 0.0), "/dev/null", 0),
+        ]
+    )
     assert journal == "b'some calls'"
     assert orphans == "['00000123', '00000def']"
     assert environment == "[]"
     # An app's spec was read; what belongs to nobody is closed, too. The rest is not inherited by programs.
-    assert inheritable == "[None, False, False, None, None, False]"
+    assert inheritable == "[None, False, False, None, None, False, None, False]"
 
 
 def test_descriptors_for_another_process_are_not_touched() -> None:
@@ -325,7 +335,7 @@ def test_a_keeper_that_does_not_read_costs_so_many_messages_and_no_more(
     monkeypatch.setattr(module, "QUEUE", 8)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
     for _ in range(1000):
-        keep.app(SPEC, Fd(os.open("/dev/null", os.O_RDONLY)))
+        keep.app(SPEC, ORIGIN, Fd(os.open("/dev/null", os.O_RDONLY)))
         keep.forget_app(SPEC.appid)
     assert len(keep._queue) == 8
     # Closed by other threads where a test before has started them: native/kernel/patience.c.

@@ -16,7 +16,7 @@ from appswitch._kernel import Fd
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import AppSpec
 from appswitch.switch import options
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.options import Scratch
 from appswitch.switch.reflexes import Reflexes, fresh
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Socket
@@ -147,7 +147,7 @@ class World:
 
     def __init__(self, family: int) -> None:
         spec = AppSpec(id=1, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0)
-        app = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
+        app = App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), Origin(1))
         self.sock = Socket(1, app, family, unix=True)
         known = SimpleNamespace(identify=lambda fd, cookie, app: self.sock, keep=lambda sock: None)
         self.reflex = fresh("x86_64")

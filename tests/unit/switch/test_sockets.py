@@ -17,7 +17,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import AppSpec
 from appswitch.switch import naming
-from appswitch.switch.apps import App
+from appswitch.switch.apps import App, Origin
 from appswitch.switch.memory import Memory, fresh_memory
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Socket, Sockets
 
@@ -29,7 +29,7 @@ V6ONLY, NODELAY = (41, 26), (6, 1)
 
 def app(id: int) -> App:
     spec = AppSpec(id=id, uid=0, gid=0, node="n", cluster="c", command=("x",), created=0.0)
-    return App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), pid=1, attached=0.0)
+    return App(spec, Fd(os.open("/dev/null", os.O_RDONLY)), Origin(1))
 
 
 @pytest.fixture
