@@ -37,25 +37,16 @@ PyObject *tuple_of_call(int fd, const struct seccomp_notif *n) {
                     10);
 }
 
-/* The kernel writes a notification straight into slot 0 of the journal: were it copied there afterwards, a switch that
+/* One event, or None; `done`: it was dealt with.
+ *
+ * The kernel writes a notification straight into slot 0 of the journal: were it copied there afterwards, a switch that
  * is killed in between would leave nobody who knows of the call. It has to be zero before: seccomp_unotify(2). */
-static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *journal) {
+static PyObject *wait_for(PyObject *module, ReflexObject *self, int epoll, int timeout, Py_buffer *journal, int *done) {
     struct seccomp_notif *n = journal->buf;
-    int timeout;
-    memset(n, 0, sizeof *n);
-    if (as_int(args[1], &timeout) < 0) {
-        return NULL;
-    }
-    int epoll = as_fd(module, args[0]);
-    if (epoll < 0) {
-        return NULL;
-    }
-    if (Py_TYPE(args[3]) != state_of(module)->reflex_type) {
-        PyErr_SetString(PyExc_TypeError, "not a Reflex");
-        return NULL;
-    }
     struct epoll_event event;
     int count;
+    *done = 0;
+    memset(n, 0, sizeof *n);
     Py_BEGIN_ALLOW_THREADS;
     count = epoll_wait(epoll, &event, 1, timeout);
     Py_END_ALLOW_THREADS;
@@ -68,8 +59,8 @@ static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *jo
         }
         Py_RETURN_NONE;
     }
-    ReflexObject *self = (ReflexObject *)args[3];
     if (event.data.u64 & HELD) {
+        *done = 1;
         return first_bytes(module, self, epoll, (int)(event.data.u64 & ~HELD), journal);
     }
     if (!(event.data.u64 & NOTIFIER)) {
@@ -81,6 +72,7 @@ static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *jo
     }
     if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, n) < 0) {
         if (errno == ENOENT || errno == EINTR || errno == EAGAIN) {
+            *done = 1;
             Py_RETURN_NONE; /* the caller was killed or interrupted before we looked */
         }
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -91,14 +83,44 @@ static PyObject *wait_for(PyObject *module, PyObject *const *args, Py_buffer *jo
         return more;
     }
     if (served > 0) {
+        *done = 1;
         Py_RETURN_NONE;
     }
     return tuple_of_call(fd, n);
 }
 
-/* wait(epoll, milliseconds, journal, reflex): one event. For a notifier the notification is received here, in the same
- * step, and where no decision is needed answered as well (reflex.c): (fd, id, tid, nr, six arguments); else (data,
- * events); or what is left to do after an answer: a function and its arguments; None when there is nothing. */
+static int64_t milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The first event that is Python's; None when the time is over. */
+static PyObject *wait_until(PyObject *module, PyObject *const *args, Py_buffer *journal) {
+    int timeout, epoll = as_fd(module, args[0]);
+    if (epoll < 0 || as_int(args[1], &timeout) < 0) {
+        return NULL;
+    }
+    if (Py_TYPE(args[3]) != state_of(module)->reflex_type) {
+        PyErr_SetString(PyExc_TypeError, "not a Reflex");
+        return NULL;
+    }
+    int64_t end = timeout > 0 ? milliseconds() + timeout : 0, left = timeout;
+    for (;;) {
+        int done;
+        PyObject *event = wait_for(module, (ReflexObject *)args[3], epoll, (int)left, journal, &done);
+        left = timeout > 0 ? end - milliseconds() : timeout;
+        if (event != Py_None || !done || left == 0 || (left < 0 && timeout > 0)) {
+            return event; /* whoever is interrupted, too: a signal may mean that it should stop */
+        }
+        Py_DECREF(event);
+    }
+}
+
+/* wait(epoll, milliseconds, journal, reflex): one event, or None when there is none in this time. For a notifier the
+ * notification is received here, in the same step: (fd, id, tid, nr, six arguments); else (data, events). Where no
+ * decision is needed it is answered as well (reflex.c), and the next one is waited for; unless there is something left
+ * to do after an answer: a function and its arguments. */
 PyObject *k_wait(ARGS) {
     if (arity("wait", nargs, 4) < 0) {
         return NULL;
@@ -111,7 +133,7 @@ PyObject *k_wait(ARGS) {
     if (journal.len < (Py_ssize_t)sizeof(struct seccomp_notif)) {
         PyErr_SetString(PyExc_ValueError, "the journal has no room for a notification");
     } else {
-        event = wait_for(module, args, &journal);
+        event = wait_until(module, args, &journal);
     }
     PyBuffer_Release(&journal);
     return event;

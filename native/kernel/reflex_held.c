@@ -121,18 +121,35 @@ void close_entry(PyObject *entry) {
     owned->fd = -1;
 }
 
+/* The client's name: its socket's entry has it, if it is still there. 0, `size` 0 for nobody's; -1 with an exception
+ * set. */
+static int who_connects(ReflexObject *self, PyObject *entry, int end, struct sockaddr_un *peer, socklen_t *size) {
+    SockObject *client = (SockObject *)look_up(self->sockets, PyLong_AsUnsignedLongLong(PyList_GetItem(entry, 2)));
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if (client != NULL && client->link != NULL && PyBytes_Check(client->link)) {
+        return unix_address(peer, PyBytes_AsString(client->link), PyBytes_Size(client->link), size);
+    }
+    *size = sizeof *peer;
+    *size = getpeername(end, (struct sockaddr *)peer, size) < 0 ? 0 : *size;
+    return 0;
+}
+
 /* Give a connection that was held (its entry, which is to be closed then) to a call of accept(2). 1; 0 where that
  * cannot be, and nothing was touched; -1 with an exception set; REFUSED: the call could not take it, and was told so.
  */
 int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct waiter *waiter, Py_buffer *journal) {
     struct sockaddr_un peer;
-    socklen_t size = sizeof peer;
+    socklen_t size;
     struct connection_name name;
     uint64_t cookie;
     socklen_t length = sizeof cookie;
     int end = ((FdObject *)PyList_GetItem(entry, 0))->fd;
-    if (getpeername(end, (struct sockaddr *)&peer, &size) < 0 || !read_name(&peer, size, &name) ||
-        getsockopt(end, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
+    if (who_connects(self, entry, end, &peer, &size) < 0) {
+        return -1;
+    }
+    if (!read_name(&peer, size, &name) || getsockopt(end, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0) {
         return 0;
     }
     SockObject *sock = dress(self, service, cookie, &peer); /* known before the app can use it */
@@ -153,12 +170,16 @@ int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct wa
                                       .flags = SECCOMP_ADDFD_FLAG_SEND};
     if (!error) {
         inherit(*waiter->listening, end);
-        fcntl(end, F_SETFL, O_RDWR | (waiter->flags & SOCK_NONBLOCK));
+        if (waiter->flags & SOCK_NONBLOCK) {
+            fcntl(end, F_SETFL, O_RDWR | O_NONBLOCK);
+        }
         close_guarded(*waiter->listening); /* before the reply: see accept_given */
         *waiter->listening = -1;
-        int twin = fcntl(end, F_DUPFD, 0); /* see k_give */
+        int twin = sock->led > 0 ? -1 : fcntl(end, F_DUPFD, 0); /* see k_give: the record says the same */
         error = ioctl(waiter->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0 ? errno : 0;
-        if (!error) {
+        if (error) {
+            fcntl(end, F_SETFL, O_RDWR);
+        } else if (twin >= 0) {
             fcntl(end, F_SETFD, FD_CLOEXEC);
         }
         if (twin >= 0) {

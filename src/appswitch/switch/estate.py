@@ -5,6 +5,7 @@ tells; nothing of them was consumed, so they are decided about again, as if they
 
 - One descriptor that does not close on execve(2): we have accepted it, and nobody else has it (`_kernel.accept`).
 - One that closes: it was borrowed from an app for the call in hand (pidfd_getfd(2)), or it was given away.
+- One that the journal has as led to a service: it was being given to a caller of accept(2).
 - Two: it was being given. Where the second one closes on execve(2), to somebody who may have it without our knowing (a
   proxy, the splicer: `descriptors.twin`); else to a caller of accept(2) (`_kernel.give`), who has it if the call was
   answered.
@@ -63,11 +64,12 @@ def take(switch: Switch, journal: Journal, holders: Sequence[Fd], attach: bytes)
     To be called while the journal is as it was.
     """
     given = _Given(switch, journal)
+    led = {server for _, server, _ in journal.led()}
     found: dict[int, Found] = {}
     launchers: dict[int, Fd] = {}
     for holder in holders:
         for cookie, descriptors in _connections(holder, attach, launchers).items():
-            if cookie not in found and _is_ours(descriptors, given):
+            if cookie not in found and _is_ours(descriptors, given, cookie in led):
                 one = descriptors[0]
                 _kernel.set_ours(one.fd, 1)
                 found[cookie] = Found(one.fd, one.own, one.peer)
@@ -159,8 +161,8 @@ def _flags(pid: int, number: int) -> int:
         return _CLOEXEC
 
 
-def _is_ours(descriptors: list[Descriptor], given: _Given) -> bool:
-    """Whether nobody else can have it."""
+def _is_ours(descriptors: list[Descriptor], given: _Given, led: bool) -> bool:
+    """Whether nobody else can have it. ``led``: the journal has it."""
     one = descriptors[0]
     if not all(each.ours for each in descriptors):
         return False
@@ -170,7 +172,7 @@ def _is_ours(descriptors: list[Descriptor], given: _Given) -> bool:
             return False
     elif sockaddr.unix_name(one.own) != naming.LOBBY:  # taken from an app's own queue: for a call in hand, mostly
         return _is_trusted(one.fd, given.switches) and not given()
-    return len(descriptors) == 1 or not given()
+    return (len(descriptors) == 1 and not led) or not given()
 
 
 def _is_trusted(fd: Fd, switches: tuple[int, ...]) -> bool:

@@ -53,8 +53,8 @@ def look(*fds: Fd) -> list[Descriptor]:
     return [one for one in found if one is not None]
 
 
-def is_ours(*fds: Fd, answered: bool = False) -> bool:
-    return estate._is_ours(look(*fds), Given(answered))  # type: ignore[arg-type] # a stub
+def is_ours(*fds: Fd, answered: bool = False, led: bool = False) -> bool:
+    return estate._is_ours(look(*fds), Given(answered), led)  # type: ignore[arg-type] # a stub
 
 
 def again(fd: Fd) -> Fd:
@@ -101,6 +101,12 @@ def test_one_that_is_being_given_is_ours_until_the_call_is_answered() -> None:
     assert not is_ours(fd, second, answered=True)
 
 
+def test_one_that_is_noted_as_led_is_being_given_as_well() -> None:
+    fd, _client = of_the_lobby()
+    assert is_ours(fd, led=True)
+    assert not is_ours(fd, led=True, answered=True)
+
+
 def test_one_of_an_apps_own_queue_was_taken_for_a_call() -> None:
     fd, _client = of_a_listener()
     assert is_ours(fd)
@@ -135,7 +141,7 @@ def test_only_a_switchs_connections_are_believed() -> None:
     fd, _client = of_a_listener()
     given = Given(False)
     given.switches = (1,)
-    assert not estate._is_ours(look(fd), given)  # type: ignore[arg-type] # a stub
+    assert not estate._is_ours(look(fd), given, False)  # type: ignore[arg-type] # a stub
 
 
 def test_other_sockets_are_nothing() -> None:
