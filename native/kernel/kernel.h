@@ -182,7 +182,27 @@ int reflex(PyObject *module, ReflexObject *self, int epoll, int listener, int tc
            Py_buffer *journal, PyObject **event);
 PyObject *first_bytes(PyObject *module, ReflexObject *self, int epoll, int fd, Py_buffer *journal);
 PyObject *tuple_of_call(int fd, const struct seccomp_notif *n);
-PyObject *read_request(const char *data, Py_ssize_t size);
+
+/* An ordinary HTTP/1 request, as it lies in its bytes: request.c. */
+struct text {
+    const char *start; /* NULL: there is none */
+    Py_ssize_t size;
+};
+
+struct header {
+    struct text name, value;
+};
+
+enum { MAX_HEADERS = 64 };
+
+struct request {
+    struct text method, version, path, query, authority, host, head; /* head: all of it, with the empty line */
+    int count;
+    struct header headers[MAX_HEADERS];
+};
+
+int read_request(const char *data, Py_ssize_t size, struct request *request);
+PyObject *request_attribute(const struct request *request, const char *name, Py_ssize_t size);
 
 /* What the abstract name of a connecting socket says behind its magic, in hexadecimal, as switch/naming.py makes it:
  * network byte order, no padding. */

@@ -11,6 +11,28 @@ int reply_value(int listener, uint64_t id, int64_t value, int error) {
     return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 }
 
+static PyObject *name_of_attribute(enum attribute which) {
+#define AS_STRING(name) #name,
+    static const char *const names[] = {ATTRIBUTES(AS_STRING)};
+#undef AS_STRING
+    static PyObject *made[sizeof names / sizeof *names];
+    if (made[which] == NULL) {
+        made[which] = PyUnicode_InternFromString(names[which]);
+    }
+    return made[which];
+}
+
+/* As PyObject_GetAttrString. */
+PyObject *get_attribute(PyObject *object, enum attribute which) {
+    PyObject *name = name_of_attribute(which);
+    return name == NULL ? NULL : PyObject_GetAttr(object, name);
+}
+
+int set_attribute(PyObject *object, enum attribute which, PyObject *value) {
+    PyObject *name = name_of_attribute(which);
+    return name == NULL ? -1 : PyObject_SetAttr(object, name, value);
+}
+
 /* The value of a number in a dictionary, borrowed; NULL when there is none, or with an exception set. */
 PyObject *look_up(PyObject *dictionary, uint64_t number) {
     PyObject *key = PyLong_FromUnsignedLongLong(number);

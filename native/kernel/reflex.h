@@ -20,6 +20,16 @@ struct waiter {
     int *listening; /* our duplicate of the socket, somebody else's */
 };
 
+/* Attributes of Python's objects, by strings that are made once. */
+#define ATTRIBUTES(X)                                                                                                  \
+    X(app) X(args) X(doors) X(family) X(found) X(id) X(name) X(notification) X(parked) X(peer_app) X(returned) X(rung) \
+    X(socket) X(watched)
+#define AS_NUMBER(name) ATTRIBUTE_##name,
+enum attribute { ATTRIBUTES(AS_NUMBER) };
+#undef AS_NUMBER
+
+PyObject *get_attribute(PyObject *object, enum attribute which);
+int set_attribute(PyObject *object, enum attribute which, PyObject *value);
 PyObject *look_up(PyObject *dictionary, uint64_t number);
 PyObject *look_up_bytes(PyObject *dictionary, const void *data, size_t size);
 void replace_with(PyObject **place, PyObject *stolen);

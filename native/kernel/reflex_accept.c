@@ -7,11 +7,12 @@ enum { SLOT = 10 * sizeof(uint64_t) }; /* of the journal: switch/journal.py */
  * leads to it, no bell rings. 1, 0, or -1 with an exception set. */
 int is_plain(PyObject *service) {
     static const struct {
-        const char *name;
+        enum attribute name;
         int wanted;
-    } attributes[] = {{"watched", 1}, {"rung", 0}, {"returned", 0}, {"doors", 0}};
+    } attributes[] = {
+        {ATTRIBUTE_watched, 1}, {ATTRIBUTE_rung, 0}, {ATTRIBUTE_returned, 0}, {ATTRIBUTE_doors, 0}};
     for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
-        PyObject *value = PyObject_GetAttrString(service, attributes[i].name);
+        PyObject *value = get_attribute(service, attributes[i].name);
         int truth = value == NULL ? -1 : PyObject_IsTrue(value);
         Py_XDECREF(value);
         if (truth != attributes[i].wanted) {
@@ -34,7 +35,7 @@ static int read_waiter(PyObject *module, PyObject *parked, struct waiter *waiter
         PyErr_SetString(PyExc_TypeError, "not a call that waits");
         return -1;
     }
-    PyObject *notification = PyObject_GetAttrString(known->call, "notification");
+    PyObject *notification = get_attribute(known->call, ATTRIBUTE_notification);
     uint64_t listener, tid;
     int status = -1;
     if (notification != NULL && number_of(notification, 0, &listener) == 0 &&
@@ -56,7 +57,7 @@ static int read_waiter(PyObject *module, PyObject *parked, struct waiter *waiter
  * it does not wait any more, and may be all that is left of the listener; -1 with an exception set. */
 int find_waiter(PyObject *module, PyObject *service, struct waiter *waiter) {
     Py_ssize_t position = 0;
-    PyObject *first = NULL, *queue = PyObject_GetAttrString(service, "parked");
+    PyObject *first = NULL, *queue = get_attribute(service, ATTRIBUTE_parked);
     waiter->parked = NULL;
     int status = queue == NULL ? -1 : 1;
     if (status > 0 && PyDict_Next(queue, &position, &first, NULL)) {
@@ -77,7 +78,7 @@ int can_take(const struct waiter *waiter, PyObject *service) {
  * set. */
 int was_served(PyObject *service, struct waiter *waiter, Py_buffer *journal) {
     ParkedObject *parked = waiter->parked;
-    PyObject *queue = PyObject_GetAttrString(service, "parked");
+    PyObject *queue = get_attribute(service, ATTRIBUTE_parked);
     int status = queue == NULL ? -1 : PyDict_DelItem(queue, (PyObject *)parked);
     Py_XDECREF(queue);
     parked->done = 1;
@@ -98,7 +99,7 @@ int wake_waiter(PyObject *module, ReflexObject *self, PyObject *service, struct 
     if (plain == 0 || !can_take(waiter, service)) {
         return then(event, self->on_arrival, service, NULL);
     }
-    PyObject *left, *number = PyObject_GetAttrString(service, "family");
+    PyObject *left, *number = get_attribute(service, ATTRIBUTE_family);
     if (number == NULL || as_int(number, &family) < 0) {
         Py_XDECREF(number);
         return -1;
@@ -124,8 +125,8 @@ int wake_waiter(PyObject *module, ReflexObject *self, PyObject *service, struct 
     return *event == NULL ? -1 : 1;
 }
 
-static int set_stolen(PyObject *object, const char *name, PyObject *value) {
-    int status = value == NULL ? -1 : PyObject_SetAttrString(object, name, value);
+static int set_stolen(PyObject *object, enum attribute which, PyObject *value) {
+    int status = value == NULL ? -1 : set_attribute(object, which, value);
     Py_XDECREF(value);
     return status;
 }
@@ -147,14 +148,14 @@ static void enter_slot(uint64_t *slot, PyObject *notification) {
  * `notification` are those of the new call. 0; -1 with an exception set. */
 static int park_again(ParkedObject *parked, PyObject *owned, PyObject *notification, int flags, uint64_t id,
                       Py_buffer *journal) {
-    PyObject *queue = PyObject_GetAttrString(parked->service, "parked");
+    PyObject *queue = get_attribute(parked->service, ATTRIBUTE_parked);
     int there = queue == NULL ? -1 : PyDict_Contains(queue, (PyObject *)parked), status = there < 0 ? -1 : 0;
     if (there > 0) { /* a signal has ended that wait; it goes behind those who waited meanwhile */
         status = PyDict_DelItem(queue, (PyObject *)parked);
     }
-    if (status == 0 && set_stolen(parked->call, "id", PyLong_FromUnsignedLongLong(id)) == 0 &&
-        set_stolen(parked->call, "args", PyTuple_GetSlice(notification, 4, 10)) == 0 &&
-        PyObject_SetAttrString(parked->call, "notification", notification) == 0) {
+    if (status == 0 && set_stolen(parked->call, ATTRIBUTE_id, PyLong_FromUnsignedLongLong(id)) == 0 &&
+        set_stolen(parked->call, ATTRIBUTE_args, PyTuple_GetSlice(notification, 4, 10)) == 0 &&
+        set_attribute(parked->call, ATTRIBUTE_notification, notification) == 0) {
         replace(&parked->fd, owned);
         parked->flags = flags;
         parked->done = 0;

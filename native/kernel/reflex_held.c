@@ -68,19 +68,18 @@ static int let_go(ReflexObject *self, int number, PyObject *app) {
 }
 
 /* Where connections with such first bytes were led before: a borrowed route; NULL, or with an exception set. */
-static RouteObject *decided(RouteObject *route, PyObject *found) {
-    if (PyDict_Size(route->decided) == 0) {
-        return NULL;
-    }
+static RouteObject *decided(RouteObject *route, const struct request *request) {
     Py_ssize_t count = PyTuple_Size(route->names);
     PyObject *key = PyTuple_New(count);
     for (Py_ssize_t i = 0; key != NULL && i < count; i++) {
-        PyObject *value = PyDict_GetItemWithError(found, PyTuple_GetItem(route->names, i));
+        Py_ssize_t size;
+        const char *name = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(route->names, i), &size);
+        PyObject *value = name == NULL ? NULL : request_attribute(request, name, size);
         if (value == NULL && PyErr_Occurred()) {
             Py_DECREF(key);
             return NULL;
         }
-        PyTuple_SetItem(key, i, Py_NewRef(value == NULL ? Py_None : value)); /* steals */
+        PyTuple_SetItem(key, i, value != NULL ? value : Py_NewRef(Py_None)); /* steals */
     }
     PyObject *known = key == NULL ? NULL : PyDict_GetItemWithError(route->decided, key);
     Py_XDECREF(key);
@@ -89,7 +88,7 @@ static RouteObject *decided(RouteObject *route, PyObject *found) {
 
 /* The entry of what the service is about to accept; borrowed, NULL with an exception set. */
 static SockObject *dress(ReflexObject *self, PyObject *service, uint64_t cookie, const struct sockaddr_un *peer) {
-    PyObject *app = PyObject_GetAttrString(service, "app"), *listener = PyObject_GetAttrString(service, "socket");
+    PyObject *app = get_attribute(service, ATTRIBUTE_app), *listener = get_attribute(service, ATTRIBUTE_socket);
     SockObject *sock =
         app == NULL || listener == NULL ? NULL : add_accepted(self, app, (SockObject *)listener, cookie, peer);
     Py_XDECREF(app);
@@ -198,28 +197,45 @@ int give(ReflexObject *self, PyObject *service, PyObject *entry, const struct wa
     return forget_sock(self, cookie) < 0 ? -1 : REFUSED;
 }
 
-/* What the client's socket tells of it later: who serves it, and what its first bytes were about. 0; -1 with an
- * exception set. */
-static int tell_client(ReflexObject *self, long long cookie, PyObject *service, PyObject *found) {
+/* What the client's socket tells of it later: who serves it, and the request's head, which is read when somebody asks.
+ * 0; -1 with an exception set. */
+static int tell_client(ReflexObject *self, long long cookie, PyObject *service, struct text head) {
     PyObject *sock = look_up(self->sockets, (uint64_t)cookie);
     if (sock == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    PyObject *app = PyObject_GetAttrString(service, "app");
-    PyObject *id = app == NULL ? NULL : PyObject_GetAttrString(app, "id");
-    int status = id == NULL || PyObject_SetAttrString(sock, "peer_app", id) < 0
+    PyObject *app = get_attribute(service, ATTRIBUTE_app), *data = PyBytes_FromStringAndSize(head.start, head.size);
+    PyObject *id = app == NULL ? NULL : get_attribute(app, ATTRIBUTE_id);
+    int status = id == NULL || data == NULL || set_attribute(sock, ATTRIBUTE_peer_app, id) < 0
                      ? -1
-                     : PyObject_SetAttrString(sock, "found", found);
+                     : set_attribute(sock, ATTRIBUTE_found, data);
+    Py_XDECREF(data);
     Py_XDECREF(id);
     Py_XDECREF(app);
     return status;
 }
 
+/* What is Python's to look at: (on_bytes, number, entry, bytes or -errno), or (on_refused, parked, number, entry, bytes
+ * or -errno). */
+static PyObject *leave_bytes(PyObject *module, ReflexObject *self, PyObject *refused, int fd, PyObject *entry) {
+    RouteObject *route = (RouteObject *)PyList_GetItem(entry, 1);
+    PyObject *arguments[] = {PyLong_FromLong(fd), PyLong_FromLong(route->limit)};
+    PyObject *data = arguments[0] == NULL || arguments[1] == NULL ? NULL : k_peek(module, arguments, 2);
+    PyObject *event = NULL;
+    if (data != NULL) {
+        event = refused == NULL ? PyTuple_Pack(4, self->on_bytes, arguments[0], entry, data)
+                                : PyTuple_Pack(5, self->on_refused, refused, arguments[0], entry, data);
+    }
+    Py_XDECREF(data);
+    Py_XDECREF(arguments[0]);
+    Py_XDECREF(arguments[1]);
+    return event;
+}
+
 /* Lead a held connection where others with such first bytes were led: to a call that waits, or into the queue. 1; 0
- * when Python must look; -1 with an exception set. Where the call that waited could not take it, (on_refused, parked,
- * number, entry, data, found) follows. */
+ * when Python must look; -1 with an exception set. Where the call that waited could not take it there is an event. */
 static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObject *entry, RouteObject *choice,
-                PyObject *data, PyObject *found, Py_buffer *journal, PyObject **event) {
+                struct text head, Py_buffer *journal, PyObject **event) {
     Py_ssize_t index = choose(self, choice);
     PyObject *service = service_of(choice, index), *app = ((RouteObject *)PyList_GetItem(entry, 1))->app;
     struct waiter waiter = {.parked = NULL};
@@ -231,7 +247,7 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
         status = can_take(&waiter, service) ? give(self, service, entry, &waiter, journal) : 0;
     }
     if (status == REFUSED) {
-        *event = Py_BuildValue("(OOiOOO)", self->on_refused, waiter.parked, fd, entry, data, found);
+        *event = leave_bytes(module, self, (PyObject *)waiter.parked, fd, entry);
         status = *event == NULL ? -1 : 1;
     } else if (status > 0) {
         epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); /* while it is open here: the file lives on */
@@ -241,7 +257,7 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
         choice->counts[index]++;
         self->led++;
         status = let_go(self, fd, app) < 0 || (waiter.parked != NULL && was_served(service, &waiter, journal) < 0) ||
-                         tell_client(self, PyLong_AsLongLong(PyList_GetItem(entry, 2)), service, found) < 0
+                         tell_client(self, PyLong_AsLongLong(PyList_GetItem(entry, 2)), service, head) < 0
                      ? -1
                      : 1;
     }
@@ -250,34 +266,27 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
 }
 
 /* What has come of a connection that is held. NULL with an exception set; None when it was led where it belongs; or an
- * event: (on_bytes, number, entry, bytes or -errno, what read_request found or None), or what `lead` makes. */
+ * event: see leave_bytes. */
 PyObject *first_bytes(PyObject *module, ReflexObject *self, int epoll, int fd, Py_buffer *journal) {
-    PyObject *entry = look_up(self->held, (uint64_t)fd);
+    static char seen[1 << 14]; /* the GIL is held throughout; what is longer is Python's */
+    PyObject *entry = look_up(self->held, (uint64_t)fd), *event = NULL;
     if (entry == NULL || self->on_bytes == NULL) {
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
-    RouteObject *route = (RouteObject *)PyList_GetItem(entry, 1);
-    PyObject *arguments[] = {PyLong_FromLong(fd), PyLong_FromLong(route->limit)};
-    PyObject *data = arguments[0] == NULL || arguments[1] == NULL ? NULL : k_peek(module, arguments, 2);
-    PyObject *event = NULL, *found = NULL;
-    if (data != NULL) {
-        found = PyBytes_Check(data) ? read_request(PyBytes_AsString(data), PyBytes_Size(data)) : Py_NewRef(Py_None);
+    RouteObject *route = (RouteObject *)PyList_GetItem(entry, 1), *choice = NULL;
+    struct request request;
+    if (PyDict_Size(route->decided) > 0) {
+        size_t limit = route->limit < (int)sizeof seen ? (size_t)route->limit : sizeof seen;
+        ssize_t got = recv(fd, seen, limit, MSG_PEEK | MSG_DONTWAIT);
+        choice = got > 0 && read_request(seen, got, &request) ? decided(route, &request) : NULL;
     }
-    if (found != NULL) {
-        RouteObject *choice = found == Py_None ? NULL : decided(route, found);
-        Py_INCREF(entry);
-        int led =
-            choice == NULL ? unknown() : lead(module, self, epoll, fd, entry, choice, data, found, journal, &event);
-        if (led == 0) {
-            event = PyTuple_Pack(5, self->on_bytes, arguments[0], entry, data, found);
-        } else if (led > 0 && event == NULL) {
-            event = Py_NewRef(Py_None);
-        }
-        Py_DECREF(entry);
+    Py_INCREF(entry);
+    int led = choice == NULL ? unknown() : lead(module, self, epoll, fd, entry, choice, request.head, journal, &event);
+    if (led == 0) {
+        event = leave_bytes(module, self, NULL, fd, entry);
+    } else if (led > 0 && event == NULL) {
+        event = Py_NewRef(Py_None);
     }
-    Py_XDECREF(found);
-    Py_XDECREF(data);
-    Py_XDECREF(arguments[0]);
-    Py_XDECREF(arguments[1]);
+    Py_DECREF(entry);
     return event;
 }

@@ -4,7 +4,7 @@
 
 /* By the service's id: a dictionary of entries by their tickets' names; borrowed. NULL with an exception set. */
 static PyObject *tickets_of(ReflexObject *self, PyObject *service) {
-    PyObject *id = PyObject_GetAttrString(service, "id");
+    PyObject *id = get_attribute(service, ATTRIBUTE_id);
     PyObject *tickets = id == NULL ? NULL : PyDict_GetItemWithError(self->tickets, id);
     if (id != NULL && tickets == NULL && !PyErr_Occurred()) {
         PyObject *fresh = PyDict_New();
@@ -23,7 +23,7 @@ static int stand_in_line(PyObject *service, const char *ticket) {
     socklen_t own_size, peer_size;
     char *file;
     Py_ssize_t size;
-    PyObject *path = PyObject_GetAttrString(service, "name");
+    PyObject *path = get_attribute(service, ATTRIBUTE_name);
     int status = path == NULL || as_bytes(path, &file, &size) < 0 || unix_address(&peer, file, size, &peer_size) < 0 ||
                          unix_address(&own, ticket, TICKET_SIZE, &own_size) < 0
                      ? -1

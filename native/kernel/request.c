@@ -4,12 +4,7 @@
 /* What is no ordinary request is read by routing/l7/http1.py, and whatever is read here is read alike there
  * (tests/unit/kernel/test_request.py): origin-form, printable ASCII, CRLF, every line a header with a name of its own.
  */
-enum { MAX_HEADERS = 64, MAX_NAME = 128, MAX_TEXT = 4096 };
-
-struct text {
-    const char *start;
-    Py_ssize_t size;
-};
+enum { MAX_NAME = 128, MAX_TEXT = 4096 };
 
 static int is_token(unsigned char c) {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
@@ -18,11 +13,12 @@ static int is_token(unsigned char c) {
 
 static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }
 
-static int put(PyObject *found, const char *key, struct text value) {
-    PyObject *text = PyUnicode_FromStringAndSize(value.start, value.size);
-    int status = text == NULL ? -1 : PyDict_SetItemString(found, key, text);
-    Py_XDECREF(text);
-    return status;
+static int is_alike(struct text one, const char *other, Py_ssize_t size) {
+    Py_ssize_t i = 0;
+    while (one.size == size && i < size && lower(one.start[i]) == lower(other[i])) {
+        i++;
+    }
+    return one.size == size && i == size;
 }
 
 /* The next line, without its end. 1; 0 when it is not complete or holds anything but printable ASCII. */
@@ -47,8 +43,7 @@ static int next_line(struct text *rest, struct text *line) {
 }
 
 /* "GET /path?query HTTP/1.1" */
-static int read_request_line(struct text line, struct text *method, struct text *path, struct text *query,
-                             struct text *version) {
+static int read_request_line(struct text line, struct request *request) {
     static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
     static const char protocol[] = " HTTP/1.";
     const char *space = memchr(line.start, ' ', (size_t)line.size);
@@ -56,10 +51,11 @@ static int read_request_line(struct text line, struct text *method, struct text 
     if (space == NULL || line.size < tail) {
         return 0;
     }
-    *method = (struct text){line.start, space - line.start};
+    request->method = (struct text){line.start, space - line.start};
     size_t known = 0;
-    while (known < sizeof methods / sizeof *methods && (strlen(methods[known]) != (size_t)method->size ||
-                                                        memcmp(methods[known], line.start, (size_t)method->size))) {
+    while (known < sizeof methods / sizeof *methods &&
+           (strlen(methods[known]) != (size_t)request->method.size ||
+            memcmp(methods[known], line.start, (size_t)request->method.size))) {
         known++;
     }
     const char *target = space + 1, *end = line.start + line.size - tail;
@@ -68,109 +64,169 @@ static int read_request_line(struct text line, struct text *method, struct text 
         memchr(target, ' ', (size_t)(end - target)) != NULL) {
         return 0;
     }
-    *version = (struct text){end + tail - 3, 3};
+    request->version = (struct text){end + tail - 3, 3};
     const char *mark = memchr(target, '?', (size_t)(end - target));
-    *path = (struct text){target, (mark != NULL ? mark : end) - target};
-    *query = mark != NULL ? (struct text){mark + 1, end - mark - 1} : (struct text){NULL, 0};
-    return path->size <= MAX_TEXT && query->size <= MAX_TEXT;
+    request->path = (struct text){target, (mark != NULL ? mark : end) - target};
+    request->query = mark != NULL ? (struct text){mark + 1, end - mark - 1} : (struct text){NULL, 0};
+    return request->path.size <= MAX_TEXT && request->query.size <= MAX_TEXT;
 }
 
-/* "Name: value" becomes http.header.name, and Host the authority. 1; 0 for what is not ordinary; -1 with an exception
- * set. */
-static int read_header(struct text line, PyObject *found, struct text *authority) {
-    static const char prefix[] = "http.header.";
-    char key[sizeof prefix + MAX_NAME];
+static const struct header *header_of(const struct request *request, const char *name, Py_ssize_t size) {
+    for (int i = 0; i < request->count; i++) {
+        if (is_alike(request->headers[i].name, name, size)) {
+            return &request->headers[i];
+        }
+    }
+    return NULL;
+}
+
+/* "Name: value". 1; 0 for what is not ordinary, and for a name that was there before. */
+static int read_header(struct text line, struct request *request) {
     const char *colon = memchr(line.start, ':', (size_t)line.size);
-    Py_ssize_t size = colon == NULL ? 0 : colon - line.start;
-    if (size == 0 || size > MAX_NAME) {
+    if (colon == NULL || request->count == MAX_HEADERS) {
         return 0;
     }
-    memcpy(key, prefix, sizeof prefix - 1);
-    for (Py_ssize_t i = 0; i < size; i++) {
-        if (!is_token((unsigned char)line.start[i])) {
+    struct header header = {{line.start, colon - line.start}, {colon + 1, 0}};
+    if (header.name.size == 0 || header.name.size > MAX_NAME) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < header.name.size; i++) {
+        if (!is_token((unsigned char)header.name.start[i])) {
             return 0;
         }
-        key[sizeof prefix - 1 + (size_t)i] = lower(line.start[i]);
     }
-    key[sizeof prefix - 1 + (size_t)size] = 0;
-    struct text value = {colon + 1, line.size - size - 1};
-    while (value.size > 0 && *value.start == ' ') {
-        value.start++;
-        value.size--;
+    header.value.size = line.size - header.name.size - 1;
+    while (header.value.size > 0 && *header.value.start == ' ') {
+        header.value.start++;
+        header.value.size--;
     }
-    while (value.size > 0 && value.start[value.size - 1] == ' ') {
-        value.size--;
+    while (header.value.size > 0 && header.value.start[header.value.size - 1] == ' ') {
+        header.value.size--;
     }
-    Py_ssize_t before = PyDict_Size(found);
-    if (value.size > MAX_TEXT) {
+    if (header.value.size > MAX_TEXT || header_of(request, header.name.start, header.name.size) != NULL) {
         return 0;
     }
-    if (put(found, key, value) < 0) {
-        return -1;
-    }
-    if (strcmp(key + sizeof prefix - 1, "host") == 0) {
-        *authority = value;
-    }
-    return PyDict_Size(found) > before; /* else there were two of the same name */
+    request->headers[request->count++] = header;
+    return 1;
 }
 
-/* http.authority and http.host. */
-static int read_authority(struct text authority, PyObject *found) {
-    char host[MAX_TEXT];
-    if (authority.size == 0) {
+/* Of Host: host[:port]. 1, or 0 for what is not ordinary. */
+static int read_authority(struct request *request) {
+    const struct header *header = header_of(request, "host", 4);
+    request->authority = header == NULL ? (struct text){NULL, 0} : header->value;
+    request->host = request->authority;
+    if (request->authority.size == 0) {
         return 1;
     }
-    if (memchr(authority.start, '@', (size_t)authority.size) != NULL || *authority.start == '[') {
+    const char *start = request->authority.start;
+    if (memchr(start, '@', (size_t)request->authority.size) != NULL || *start == '[') {
         return 0;
     }
-    const char *colon = memchr(authority.start, ':', (size_t)authority.size);
-    struct text name = {host, colon == NULL ? authority.size : colon - authority.start};
-    for (Py_ssize_t i = 0; i < name.size; i++) {
-        host[i] = lower(authority.start[i]);
+    const char *colon = memchr(start, ':', (size_t)request->authority.size);
+    request->host.size = colon == NULL ? request->authority.size : colon - start;
+    if (request->host.size > 0 && start[request->host.size - 1] == '.') {
+        request->host.size--;
     }
-    if (name.size > 0 && host[name.size - 1] == '.') {
-        name.size--;
-    }
-    return put(found, "http.authority", authority) < 0 || put(found, "http.host", name) < 0 ? -1 : 1;
+    return 1;
 }
 
-/* The attributes that routing.l7.http1 finds in the head of a request; None where that must look. */
-PyObject *read_request(const char *data, Py_ssize_t size) {
-    struct text rest = {data, size}, line, method, path, query, version, authority = {NULL, 0};
-    if (!next_line(&rest, &line) || !read_request_line(line, &method, &path, &query, &version)) {
-        Py_RETURN_NONE;
+/* Where the parts of an ordinary request's head are in `data`. 1; 0 for any other. */
+int read_request(const char *data, Py_ssize_t size, struct request *request) {
+    struct text rest = {data, size}, line;
+    request->count = 0;
+    if (!next_line(&rest, &line) || !read_request_line(line, request)) {
+        return 0;
     }
-    PyObject *found = PyDict_New();
-    int status = found == NULL || put(found, "http.method", method) < 0 || put(found, "http.version", version) < 0 ||
-                         put(found, "http.path", path) < 0 ||
-                         (query.start != NULL && put(found, "http.query", query) < 0)
-                     ? -1
-                     : 1;
-    for (int headers = 0; status > 0; headers++) {
-        status = headers <= MAX_HEADERS && next_line(&rest, &line);
-        if (status > 0 && line.size == 0) {
-            break;
+    while (next_line(&rest, &line)) {
+        if (line.size == 0) {
+            request->head = (struct text){data, rest.start - data};
+            return read_authority(request);
         }
-        status = status > 0 ? read_header(line, found, &authority) : status;
+        if (!read_header(line, request)) {
+            return 0;
+        }
     }
-    status = status > 0 ? read_authority(authority, found) : status;
-    if (status > 0) {
-        return found;
-    }
-    Py_XDECREF(found);
-    if (status < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return 0;
 }
 
-/* http_request(data): see read_request. */
+static PyObject *string_of(struct text text) {
+    return text.start == NULL ? NULL : PyUnicode_FromStringAndSize(text.start, text.size);
+}
+
+static PyObject *lowered(struct text text) {
+    char buffer[MAX_TEXT];
+    for (Py_ssize_t i = 0; i < text.size; i++) {
+        buffer[i] = lower(text.start[i]);
+    }
+    return PyUnicode_FromStringAndSize(buffer, text.size);
+}
+
+static const char PREFIX[] = "http.header.";
+enum { PREFIX_SIZE = sizeof PREFIX - 1 };
+
+/* An attribute by its name. NULL: the request has none such; or with an exception set. */
+PyObject *request_attribute(const struct request *request, const char *name, Py_ssize_t size) {
+    const struct {
+        const char *name;
+        const struct text *text;
+    } parts[] = {{"http.method", &request->method},
+                 {"http.version", &request->version},
+                 {"http.path", &request->path},
+                 {"http.query", &request->query},
+                 {"http.authority", &request->authority}};
+    if (size > PREFIX_SIZE && memcmp(name, PREFIX, PREFIX_SIZE) == 0) {
+        const struct header *header = header_of(request, name + PREFIX_SIZE, size - PREFIX_SIZE);
+        return header == NULL ? NULL : string_of(header->value);
+    }
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (strcmp(parts[i].name, name) == 0) {
+            return parts[i].text->size == 0 && i == 4 ? NULL : string_of(*parts[i].text);
+        }
+    }
+    return strcmp(name, "http.host") == 0 && request->authority.size > 0 ? lowered(request->host) : NULL;
+}
+
+/* Put one into a dictionary, if there is such. */
+static int put(PyObject *found, const struct request *request, const char *name, Py_ssize_t size) {
+    PyObject *value = request_attribute(request, name, size);
+    int status = value == NULL ? (PyErr_Occurred() ? -1 : 0) : PyDict_SetItemString(found, name, value);
+    Py_XDECREF(value);
+    return status;
+}
+
+/* The attributes that routing.l7.http1 finds in the head of a request. NULL with an exception set. */
+static PyObject *attributes_of(const struct request *request) {
+    static const char *const parts[] = {"http.method", "http.version",   "http.path",
+                                        "http.query",  "http.authority", "http.host"};
+    PyObject *found = PyDict_New();
+    int status = found == NULL ? -1 : 0;
+    for (size_t i = 0; status == 0 && i < sizeof parts / sizeof *parts; i++) {
+        status = put(found, request, parts[i], (Py_ssize_t)strlen(parts[i]));
+    }
+    for (int i = 0; status == 0 && i < request->count; i++) {
+        char name[PREFIX_SIZE + MAX_NAME + 1];
+        Py_ssize_t size = PREFIX_SIZE + request->headers[i].name.size;
+        memcpy(name, PREFIX, PREFIX_SIZE);
+        for (Py_ssize_t at = PREFIX_SIZE; at < size; at++) {
+            name[at] = lower(request->headers[i].name.start[at - PREFIX_SIZE]);
+        }
+        name[size] = 0;
+        status = put(found, request, name, size);
+    }
+    if (status < 0) {
+        Py_CLEAR(found);
+    }
+    return found;
+}
+
+/* http_request(data): the attributes; None for what is not ordinary. */
 PyObject *k_http_request(ARGS) {
     char *data;
     Py_ssize_t size;
+    struct request request;
     (void)module;
     if (arity("http_request", nargs, 1) < 0 || as_bytes(args[0], &data, &size) < 0) {
         return NULL;
     }
-    return read_request(data, size);
+    return read_request(data, size, &request) ? attributes_of(&request) : Py_NewRef(Py_None);
 }

@@ -124,9 +124,9 @@ class Reflex:
     touched: dict[int, Any]  # sockets that are not connected, of which an option was set, by cookie
     on_unclaimed: Callable[[Any, list[Any]], None]  # a service, and an entry that somebody should have taken
     on_touch: Callable[[], None]  # there is one, and nobody looks after them
-    on_bytes: Callable[[int, list[Any], bytes | int, Any], None]  # number, entry, what is there or -errno, attributes
-    on_refused: Callable[[Any, int, list[Any], bytes, Any], None]  # a parked call could not take a held connection, and
-    # was told so; then as for ``on_bytes``
+    on_bytes: Callable[[int, list[Any], bytes | int], None]  # number, entry, what is there or -errno
+    on_refused: Callable[[Any, int, list[Any], bytes | int], None]  # a parked call could not take a held connection,
+    # and was told so; then as for ``on_bytes``
     parked: dict[int, Any]  # by the thread that waits
     steady: dict[int, bytes]  # the sockaddr to which a UDP socket's sends need no decision, by cookie
 

@@ -142,8 +142,9 @@ class Holding:
         if reflex.ticking:
             self._on_hold()
 
-    def _on_bytes(self, number: int, entry: Entry, data: bytes | int, found: dict[str, str] | None) -> None:
-        """Something has come, or the client has closed. ``found``: it is an ordinary HTTP request."""
+    def _on_bytes(self, number: int, entry: Entry, data: bytes | int) -> None:
+        """Something has come, or the client has closed."""
+        found = _kernel.http_request(data) if isinstance(data, bytes) else None
         peeked = Peeked("http", found) if found is not None else examine(entry[0], data, entry[1].peek.bytes)
         if peeked is not None:
             self._let_go(number, entry, peeked)
@@ -181,10 +182,10 @@ class Holding:
         route.settle = settle
         return route
 
-    def _on_refused(self, parked: Parked, number: int, entry: Entry, data: bytes, found: dict[str, str]) -> None:
+    def _on_refused(self, parked: Parked, number: int, entry: Entry, data: bytes | int) -> None:
         """A call that waited could not take it, and has its answer."""
         self._switch.parking.drop(parked)
-        self._on_bytes(number, entry, data, found)
+        self._on_bytes(number, entry, data)
 
     def _let_go(self, number: int, entry: Entry, peeked: Peeked) -> None:
         fd, route, cookie, port, since, _ = entry

@@ -51,7 +51,7 @@ class Socket(_kernel.Sock):
     reuseport = False
     inode = 0  # of one that has bound a port: what the kernel finds it by
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
-    found: dict[str, str] | None = None  # what its first bytes were about, as `_kernel.wait` has read them
+    found: bytes | None = None  # the head of its first request, from `_kernel.wait`: read when somebody asks
     _peeked: dict[str, str] | None = None
     sent = 0  # bytes that went with its connect(2): MSG_FASTOPEN
     actual = b""  # the sockaddr that a TCP socket is being connected to
@@ -102,7 +102,7 @@ class Socket(_kernel.Sock):
     def peeked(self) -> dict[str, str] | None:
         """What its first bytes were about, as far as that may be told."""
         if self.found is not None:
-            self._peeked, self.found = shown({"protocol": "http", **self.found}), None
+            self._peeked, self.found = shown({"protocol": "http", **(_kernel.http_request(self.found) or {})}), None
         return self._peeked
 
     @peeked.setter
