@@ -57,7 +57,7 @@ Py_ssize_t choose(ReflexObject *self, RouteObject *route);
 PyObject *service_of(RouteObject *route, Py_ssize_t index);
 
 int is_plain(PyObject *service);
-int find_waiter(PyObject *module, PyObject *service, struct waiter *waiter);
+int find_waiter(PyObject *module, PyObject *service, int check, struct waiter *waiter);
 void leave_waiter(struct waiter *waiter);
 int can_take(const struct waiter *waiter, PyObject *service);
 int was_served(PyObject *service, struct waiter *waiter, Py_buffer *journal);

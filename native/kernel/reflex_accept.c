@@ -53,15 +53,15 @@ static int read_waiter(PyObject *module, PyObject *parked, struct waiter *waiter
     return status;
 }
 
-/* The first of the calls that wait for a connection of the service. 1 (also where nobody waits: no `parked`); 0 when
- * it does not wait any more, and may be all that is left of the listener; -1 with an exception set. */
-int find_waiter(PyObject *module, PyObject *service, struct waiter *waiter) {
+/* The first of the calls that wait for a connection of the service. 1 (also where nobody waits: no `parked`); with
+ * `check`, 0 when it does not wait any more, and may be all that is left of the listener; -1 with an exception set. */
+int find_waiter(PyObject *module, PyObject *service, int check, struct waiter *waiter) {
     Py_ssize_t position = 0;
     PyObject *first = NULL, *queue = get_attribute(service, ATTRIBUTE_parked);
     waiter->parked = NULL;
     int status = queue == NULL ? -1 : 1;
     if (status > 0 && PyDict_Next(queue, &position, &first, NULL)) {
-        status = read_waiter(module, first, waiter) < 0 ? -1 : is_valid(waiter->listener, waiter->id);
+        status = read_waiter(module, first, waiter) < 0 ? -1 : !check || is_valid(waiter->listener, waiter->id);
     }
     Py_XDECREF(queue);
     return status;

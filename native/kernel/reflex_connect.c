@@ -39,7 +39,7 @@ static int follow(PyObject *module, ReflexObject *self, int epoll, RouteObject *
     PyObject *target = PyTuple_GetItem(route->targets, index), *service = service_of(route, index);
     PyObject *tail = PyTuple_GetItem(target, 0), *path = PyTuple_GetItem(target, 1);
     if (route->lobby == NULL) {
-        int there = find_waiter(module, service, waiter);
+        int there = find_waiter(module, service, 1, waiter);
         if (there <= 0) {
             return there;
         }

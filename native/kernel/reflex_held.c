@@ -240,7 +240,7 @@ static int lead(PyObject *module, ReflexObject *self, int epoll, int fd, PyObjec
     PyObject *service = service_of(choice, index), *app = ((RouteObject *)PyList_GetItem(entry, 1))->app;
     struct waiter waiter = {.parked = NULL};
     int status = is_plain(service);
-    status = status > 0 ? find_waiter(module, service, &waiter) : status;
+    status = status > 0 ? find_waiter(module, service, 0, &waiter) : status; /* `give` is told if it waits no more */
     if (status > 0 && waiter.parked == NULL) {
         status = queue(self, service, entry);
     } else if (status > 0) {
