@@ -30,6 +30,7 @@ SETUP: dict[str, tuple[str, str, Target | None]] = {
     "limits": ("plain", "a vservice of 3, LeastConnections with limits; to none", None),
     "policy": ("none", "a policy allows it; to none", Target(at_most=1.05)),
     "l7": ("http", "a route by http.path; to the same vservice without", Target(at_most=1.3)),
+    "l7policy": ("l7none", "a policy by http.method allows it; to none", Target(at_most=1.3)),
 }
 ESTABLISHED = Target(at_most=1.05)
 
@@ -45,7 +46,8 @@ def measure(run: Run) -> Iterator[Figure]:
 
 def _setup(run: Run, pin: str, clients: dict[str, Process]) -> Iterator[Figure]:
     subjects = {name: _turn(run.node, clients[name]) for name in clients}
-    subjects |= _policed(run.node, clients["plain"])
+    subjects |= _policed(run.node, clients["plain"], ("policy", "none"), {})
+    subjects |= _policed(run.node, clients["http"], ("l7policy", "l7none"), {"l7": [{"http.method": ["GET", "POST"]}]})
     results = take_turns(subjects, run.few)
     for name, (base, what, target) in SETUP.items():
         ours, theirs = ([total for total, _ in results[side]] for side in (name, base))
@@ -96,7 +98,9 @@ def _turn(node: Node, client: Process) -> Callable[[], tuple[float, float]]:
     return turn
 
 
-def _policed(node: Node, client: Process) -> dict[str, Callable[[], tuple[float, float]]]:
+def _policed(
+    node: Node, client: Process, names: tuple[str, str], spec: dict[str, Any]
+) -> dict[str, Callable[[], tuple[float, float]]]:
     """The same programs while a policy selects both ends and the port, and just after it has been taken away."""
     turn = _turn(node, client)
 
@@ -105,18 +109,18 @@ def _policed(node: Node, client: Process) -> dict[str, Callable[[], tuple[float,
         return turn()
 
     def guarded() -> tuple[float, float]:
-        node.apply(_policy())
+        node.apply(_policy(spec))
         try:
             return settled()
         finally:
             node.delete(f"policies/{POLICY}")
 
     def unguarded() -> tuple[float, float]:
-        node.apply(_policy())
+        node.apply(_policy(spec))
         node.delete(f"policies/{POLICY}")
         return settled()
 
-    return {"policy": guarded, "none": unguarded}
+    return dict(zip(names, (guarded, unguarded), strict=True))
 
 
 def _round_trip(client: Process) -> Callable[[], float]:
@@ -153,7 +157,7 @@ def vservice(node: Node, stack: contextlib.ExitStack, name: str, spec: dict[str,
     return ip, "80"
 
 
-def _policy() -> dict[str, Any]:
+def _policy(more: dict[str, Any]) -> dict[str, Any]:
     everybody = [{"labels": {"zone": "default"}}]
     spec = {"action": "allow", "from": everybody, "to": everybody, "ports": ["1-65535/tcp"]}
-    return {"kind": "Policy", "metadata": {"name": POLICY}, "spec": spec}
+    return {"kind": "Policy", "metadata": {"name": POLICY}, "spec": {**spec, **more}}

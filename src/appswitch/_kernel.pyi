@@ -140,8 +140,9 @@ class Reflex:
 def wait(epoll: _Fd, milliseconds: int, journal: mmap.mmap, reflex: Reflex, /) -> tuple[Any, ...] | None:
     """One event of `epoll_watch`: (data, events); of a notifier (fd, id, tid, nr, six arguments); None after the time.
 
-    Calls that need no decision are answered within, one after the other. What is left to do after one is an event, too:
-    a function of ``reflex`` and its arguments. The call in hand stands in the first slot of ``journal``. Raises OSError.
+    Calls that need no decision are answered within, one after the other. What is left to do after one is an event,
+    too: a function of ``reflex`` and its arguments. The call in hand stands in the first slot of ``journal``. Raises
+    OSError.
     """
 
 def http_request(data: bytes, /) -> dict[str, str] | None:

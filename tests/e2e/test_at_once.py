@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -134,6 +135,31 @@ def test_a_change_is_heeded_at_once(switched: Switched, services: Services) -> N
     services.policy("no", "deny", from_={"labels": {"zone": "default"}}, to={"networks": [str(two.ip)]})
     refused = switched.run(PYTHON, PROGRAMS / "visitors.py", ip, "80", "/one/a", status=None)
     assert "one" not in refused.stdout.split()[1:2]
+
+
+def test_what_policies_allow(own: Switched, addresses: Addresses) -> None:
+    """By first bytes, at a vservice and without one: what is denied is so each time, whatever was led before it."""
+    services = Services(own.daemon, addresses)
+    one, two = receptionist(own, "one"), receptionist(own, "two")
+    ip = services.vservice("web", str(two.ip), ports="7000", routes=routes(one, two), peek={"milliseconds": 10_000})
+    services.policy("secret", "deny", to={"networks": [str(one.ip)]}, l7=[{"http.path": ["*secret"]}])
+
+    def ask(where: object, path: str) -> str:
+        done = own.run(
+            PYTHON, PROGRAMS / "visitors.py", str(where), "7000", *["/one/a"] * 3, path, "/one/a", status=None
+        )
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert [line[:2] for line in lines[:3]] == [["/one/a", "one"]] * 3, done
+        return lines[3][1] if len(lines) > 3 else ""
+
+    for where in (one.ip, ip):
+        before = services.stats()["at_once.held"]
+        assert [ask(where, path) for path in ("/one/b", "/one/secret", "/one/b", "/one/secret")] == ["one", ""] * 2
+        assert services.stats()["at_once.held"] >= before + 6, "the third of a path, and those after it"
+    flows = map(json.loads, own.daemon.ax("flows", "-o", "json", check=True).stdout.splitlines())
+    assert [row["rule"] for row in flows if row["verdict"] == "denied"] == ["secret"] * 4
+    services.policy("more", "deny", to={"networks": [str(one.ip)]}, l7=[{"http.header.x-path": ["/one/b"]}])
+    assert ask(one.ip, "/one/b") == "", "another attribute matters now"
 
 
 def test_a_queue_that_nobody_empties(switched: Switched, services: Services) -> None:

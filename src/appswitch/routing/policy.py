@@ -7,6 +7,7 @@ The rules are in `resources.Policy`. A first question about a connection looks u
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Literal
@@ -40,6 +41,11 @@ class Policies:
 
     def __len__(self) -> int:
         return len(self._rules)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of those of first bytes that some policy asks for."""
+        return tuple(self._attributes)
 
     def put(self, policy: Policy) -> None:
         """Add it, or replace the one of its name. Raises ValueError, with nothing changed, for a bad network."""
@@ -151,6 +157,7 @@ class Policies:
 
     def _clear(self) -> None:
         self._rules: dict[str, Rule] = {}
+        self._attributes = Counter[str]()
         self._lookup = Lookup(Rule.concerns, process=True)
         self._closers = {(way, dry_run): Index() for way in ("ingress", "egress") for dry_run in (False, True)}
         # Policies that tell processes apart. They are asked about clients whose process is not known.
@@ -159,6 +166,7 @@ class Policies:
         self._processes_lookup = Lookup(_may_concern, process=False)
 
     def _add(self, rule: Rule) -> None:
+        self._attributes.update(name for match in rule.l7 or () for name in match)
         if rule.l7 != ():
             self._lookup.add(rule)
         for index, keys in self._indexes(rule):
@@ -167,6 +175,8 @@ class Policies:
             self._processes_lookup.add(rule)
 
     def _drop(self, rule: Rule) -> None:
+        self._attributes.subtract(name for match in rule.l7 or () for name in match)
+        self._attributes = +self._attributes  # those of which one is left
         if rule.l7 != ():
             self._lookup.remove(rule)
         for index, _ in self._indexes(rule):

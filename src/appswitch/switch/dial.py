@@ -203,12 +203,14 @@ def balanced(switch: Switch, attempt: Attempt, raw: bytes, path: Path, verdict: 
     return refuse(switch, attempt, Ends(sock.app.id, 0, source, verdict.to), dial.error)
 
 
-def planned(
-    switch: Switch, verdict: Balanced, key: bytes, locality: str
-) -> tuple[tuple[Endpoint, ...], Settle, bool] | None:
-    """The listeners that connections of a vservice will get, whom to tell of it, and whether they are drawn.
+# Listeners, whom to tell of connections to them, and whether they are drawn. None: each has to be asked for.
+Planned = tuple[tuple[Endpoint, ...], Settle, bool] | None
 
-    None: each has to be asked for. Also where one of several backends listens more than once, or one is outside.
+
+def planned(switch: Switch, verdict: Balanced, key: bytes, locality: str) -> Planned:
+    """The listeners that connections of a vservice will get.
+
+    None also where one of several backends listens more than once, or one is outside.
     """
     balancer, upstreams = verdict.route.balancer, verdict.upstreams
     plan = balancer.plan(verdict.candidates, now=time.monotonic(), key=key, locality=locality)

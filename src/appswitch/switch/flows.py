@@ -13,7 +13,7 @@ from appswitch.address import Address, is_loopback, loopback_like
 from appswitch.kernel import procfs, sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6
 from appswitch.routing.policy import End
-from appswitch.routing.route import REFUSED, Balanced, Flow, Home, Leave, Verdict, World, outside, route
+from appswitch.routing.route import REFUSED, Balanced, Flow, Home, Leave, Local, Verdict, World, outside, route
 from appswitch.routing.table import Endpoint
 from appswitch.switch import naming
 from appswitch.switch.apps import App
@@ -137,13 +137,26 @@ class Flows:
             verdict = path.chosen[taken] = route(flow, self._world)
         return verdict
 
-    def chosen(self, path: Path, attributes: dict[str, str]) -> Balanced | None:
-        """What `choose` says of each connection with the same route."""
+    def asked_for(self, path: Path) -> tuple[str, ...]:
+        """Names of the attributes that matter to what `choose` says of the path's connections."""
         held = path.verdict
-        if not isinstance(held, Balanced) or path.version != self._table.version:
+        if not isinstance(held, Balanced):
+            return ()
+        names = held.cluster.names
+        return names if held.by_route else tuple(dict.fromkeys(names + self._world.policies.attributes))
+
+    def chosen(self, path: Path, attributes: dict[str, str]) -> Balanced | Local | None:
+        """What `choose` says of each connection with the same attributes of those that are `asked_for`.
+
+        None where they are not led on at once, or have to be told of.
+        """
+        held = path.verdict
+        if not isinstance(held, Balanced) or path.version != self._table.version or self._world.proxies:
             return None
-        verdict = path.chosen.get(id(held.cluster.taken(attributes)))
-        return verdict if isinstance(verdict, Balanced) and verdict.hold is None else None
+        verdict = self.choose(path, path.flow._replace(attributes=attributes))
+        if isinstance(verdict, Local) or (isinstance(verdict, Balanced) and verdict.hold is None):
+            return None if verdict.dry_run else verdict
+        return None
 
     def _decide(self, app: App, family: int, raw: bytes, tid: int, who: Identity | None) -> Path:
         """The checks are those of tcp_v4_connect() and tcp_v6_connect(), in their order."""

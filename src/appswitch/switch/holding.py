@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from appswitch.switch import naming
 from appswitch.switch.call import LATER, Outcome
 from appswitch.switch.connecting import NONBLOCK, Attempt, Fixed, joined, source_of, targets_of, tcp
 from appswitch.switch.descriptors import share
-from appswitch.switch.dial import Dial, living, planned, zone_of
+from appswitch.switch.dial import Dial, Planned, living, planned, zone_of
 from appswitch.switch.flows import Path
 from appswitch.switch.held import Held, reset
 from appswitch.switch.lobby import Lobby
@@ -43,6 +43,7 @@ Entry = list[Any]  # of `Reflex.held`: Fd, route, cookie, port, since, looks
 MSG_DONTWAIT = 0x40
 TICK = 0.02  # seconds between looks for those whose time is over
 PER_APP = 1024  # connections of one app that are held at a time; more are decided without their first bytes
+MOST_NAMES = 16  # attributes that matter, where connections with the same ones are led natively
 TURN = 16  # backends outside that may fail at once before the loop looks after others
 _UNNAMED = BackendSpec()  # of a service that no vservice leads to
 
@@ -109,7 +110,7 @@ class Holding:
         if end is not None:
             go_on(end, held)
         if raw and peek is not None and not path.mapped and sock.bound is None and self._switch.flows.has(sock, raw):
-            names = path.verdict.cluster.names if isinstance(path.verdict, Balanced) else ()
+            names = self._switch.flows.asked_for(path)
             self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, names, self._switch.peeking.held)
         if at_once:
             return LATER
@@ -157,21 +158,28 @@ class Holding:
 
     def _learn(self, held: Leading, found: dict[str, str]) -> None:
         """The next one with such first bytes may be led like this one was."""
-        if held.key(found) in held.decided or self._switch.flowlog.followed:
+        if len(held.names) > MOST_NAMES or held.key(found) in held.decided or self._switch.flowlog.followed:
             return
         attributes = l7.as_attributes(Peeked("http", found))
         verdict = self._switch.flows.chosen(held.path, attributes)
-        if verdict is None or verdict.dry_run:
+        if verdict is None:
             return
-        key = hash_key(verdict.route.hash_on, held.path.source, attributes)
-        same = id(verdict), key
+        key = b""
+        if isinstance(verdict, Balanced):
+            key = hash_key(verdict.route.hash_on, held.path.source, attributes)
+        same: tuple[Hashable, ...] = key, tuple(endpoint.id for endpoint in _endpoints(verdict))
+        if isinstance(verdict, Balanced):
+            same += (id(verdict.route),)
         if same not in held.led:
             held.led[same] = self._route(held.path, verdict, key)
         self._switch.reflexes.lead_held(held, found, held.led[same])
 
-    def _route(self, path: Path, verdict: Balanced, key: bytes) -> Route | None:
+    def _route(self, path: Path, verdict: Balanced | Local, key: bytes) -> Route | None:
         switch = self._switch
-        known = planned(switch, verdict, key, zone_of(path.client.spec.labels))
+        if isinstance(verdict, Local):
+            known: Planned = verdict.endpoints, lambda taken: switch.flowlog.made(sum(taken)), True  # see `living`
+        else:
+            known = planned(switch, verdict, key, zone_of(path.client.spec.labels))
         if known is None:
             return None
         endpoints, settle, drawn = known

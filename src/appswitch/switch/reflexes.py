@@ -8,7 +8,7 @@ Whatever is not in there is asked of the handlers in this package, and the first
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from appswitch import _kernel
@@ -63,7 +63,7 @@ class Held(Route):
     path: Path
     peek: Peek
     decided: dict[tuple[str | None, ...], Route | None]
-    led: dict[tuple[int, bytes], Route | None]  # the same routes: by the verdict's identity, and what was hashed
+    led: dict[tuple[Hashable, ...], Route | None]  # the same routes: by what was hashed, the listeners, and the route
 
     def bring_up_to_date(self) -> None:
         """See `Route`."""

@@ -260,6 +260,35 @@ def test_where_a_policy_looks_at_first_bytes_each_connection_is_asked_about(worl
     assert secret == Deny(errno.EACCES, "no") if not dry_run else secret.dry_run == ("no",)  # type: ignore[union-attr]
 
 
+def test_what_is_led_alike_hangs_on_what_routes_and_policies_ask_for(world: World) -> None:
+    flows, client = Flows(world, NODE), app()
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    assert flows.asked_for(path) == ("http.path",)
+    world.policies.put(Policy(name="no", action="deny", l7=({"http.method": ("PUT",)},)))
+    world.table.changed()
+    assert flows.chosen(path, API) is None, "decided before it"
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    assert flows.asked_for(path) == ("http.path", "http.method")
+    assert isinstance(flows.chosen(path, {**API, "http.method": "GET"}), Balanced)
+    assert flows.chosen(path, {**API, "http.method": "PUT"}) is None, "each is told of"
+    world.policies.remove("no")
+    world.policies.put(Policy(name="no", action="deny", l7=({"http.method": ("PUT",)},), dry_run=True))
+    world.table.changed()
+    path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
+    assert flows.chosen(path, {**API, "http.method": "GET"}) is not None
+    assert flows.chosen(path, {**API, "http.method": "PUT"}) is None
+
+
+def test_a_listener_that_a_policy_looks_at(world: World) -> None:
+    flows, client = Flows(world, NODE), app()
+    world.policies.put(Policy(name="no", action="deny", l7=({"http.method": ("PUT",)},)))
+    world.table.changed()
+    path = flows.find(client, AF_INET, raw(SERVER), TID)
+    assert flows.asked_for(path) == ("http.method",)
+    assert isinstance(flows.chosen(path, {"http.method": "GET"}), Local)
+    assert flows.chosen(path, {"http.method": "PUT"}) is None
+
+
 def test_a_program_is_looked_up_where_a_policy_redirects_only_its_connections(table: Table) -> None:
     proxies = Proxies()
     flows = Flows(World(table, Clusters(), Policies(), proxies), NODE)
