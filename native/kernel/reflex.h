@@ -22,8 +22,20 @@ struct waiter {
 
 /* Attributes of Python's objects, by strings that are made once. */
 #define ATTRIBUTES(X)                                                                                                  \
-    X(app) X(args) X(doors) X(family) X(found) X(id) X(name) X(notification) X(parked) X(peer_app) X(returned) X(rung) \
-    X(socket) X(watched)
+    X(app)                                                                                                             \
+    X(args)                                                                                                            \
+    X(doors)                                                                                                           \
+    X(family)                                                                                                          \
+    X(found)                                                                                                           \
+    X(id)                                                                                                              \
+    X(name)                                                                                                            \
+    X(notification)                                                                                                    \
+    X(parked)                                                                                                          \
+    X(peer_app)                                                                                                        \
+    X(returned)                                                                                                        \
+    X(rung)                                                                                                            \
+    X(socket)                                                                                                          \
+    X(watched)
 #define AS_NUMBER(name) ATTRIBUTE_##name,
 enum attribute { ATTRIBUTES(AS_NUMBER) };
 #undef AS_NUMBER

@@ -9,8 +9,7 @@ int is_plain(PyObject *service) {
     static const struct {
         enum attribute name;
         int wanted;
-    } attributes[] = {
-        {ATTRIBUTE_watched, 1}, {ATTRIBUTE_rung, 0}, {ATTRIBUTE_returned, 0}, {ATTRIBUTE_doors, 0}};
+    } attributes[] = {{ATTRIBUTE_watched, 1}, {ATTRIBUTE_rung, 0}, {ATTRIBUTE_returned, 0}, {ATTRIBUTE_doors, 0}};
     for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++) {
         PyObject *value = get_attribute(service, attributes[i].name);
         int truth = value == NULL ? -1 : PyObject_IsTrue(value);
