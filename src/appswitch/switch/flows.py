@@ -8,6 +8,7 @@ A connection needs one look-up here. Whenever the table's version changes, every
 from __future__ import annotations
 
 import errno
+from collections.abc import Hashable
 
 from appswitch.address import Address, is_loopback, loopback_like
 from appswitch.kernel import procfs, sockaddr
@@ -22,6 +23,7 @@ from appswitch.switch.datagrams import DNS_PORT
 from appswitch.switch.sockets import Socket
 
 Identity = tuple[int | None, str | None]  # of a process: user, executable
+_PROTOCOL = "protocol"  # an attribute that all first bytes have
 LIMIT = 512  # decisions of one app that are remembered: who goes to very many places makes nobody else forget
 
 
@@ -32,8 +34,8 @@ class Path:
     """
 
     __slots__ = (
-        "chosen", "client", "destination", "dry_run", "flow", "mapped", "names", "source", "tcp_only", "to", "verdict",
-        "version",
+        "alike", "asked_for", "chosen", "client", "destination", "dry_run", "flow", "mapped", "names", "source",
+        "tcp_only", "to", "verdict", "version",
     )  # fmt: skip
 
     def __init__(self, client: App, family: int, flow: Flow, source: bytes, verdict: Verdict, version: int) -> None:
@@ -48,7 +50,9 @@ class Path:
         self.version = version  # of the table from which that was decided
         self.names: dict[int, bytes] = {}
         self.tcp_only: bool | None = None  # whether some server wants no Unix socket; None: nobody has asked yet
-        self.chosen: dict[int, Verdict] = {}  # what became of held connections, by the route that they took
+        self.chosen: dict[Hashable, Verdict] = {}  # what became of held connections, by what matters of first bytes
+        self.alike: dict[Hashable, Balanced] = {}  # the same, once each
+        self.asked_for: tuple[str, ...] = ()  # names of the attributes that matter
 
     def otherwise(self, verdict: Verdict) -> Path:
         """The same with another verdict."""
@@ -121,32 +125,29 @@ class Flows:
         return (sock.family, raw) in self._paths.get(sock.app.id, ()) and self._version == self._table.version
 
     def choose(self, path: Path, flow: Flow) -> Verdict:
-        """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes.
-
-        It is remembered where they matter to nothing but the choice of a route.
-        """
+        """What routing says of a held connection, the path's ``flow`` with the attributes of its first bytes."""
         held = path.verdict
-        if not isinstance(held, Balanced) or not held.by_route or path.version != self._table.version:
+        if not isinstance(held, Balanced) or path.version != self._table.version:
             return route(flow, self._world)
         if self._world.proxies:  # first bytes may say which proxy, too
             return route(flow, self._world)
-        assert flow.attributes is not None
-        taken = id(held.cluster.taken(flow.attributes))
-        verdict = path.chosen.get(taken)
+        attributes = flow.attributes or {}
+        key: Hashable = id(held.cluster.taken(attributes))
+        if not held.by_route:
+            key = tuple(map(attributes.get, (_PROTOCOL, *path.asked_for)))
+        verdict = path.chosen.get(key)
         if verdict is None:
-            verdict = path.chosen[taken] = route(flow, self._world)
+            verdict = route(flow, self._world)
+            if isinstance(verdict, Balanced):  # balancers know their backends by the tuple that they are in
+                same = id(verdict.route), verdict.hold, verdict.dry_run, tuple(one.key for one in verdict.upstreams)
+                verdict = path.alike.setdefault(same, verdict)
+            if len(path.chosen) >= LIMIT:
+                path.chosen.clear()
+            path.chosen[key] = verdict
         return verdict
 
-    def asked_for(self, path: Path) -> tuple[str, ...]:
-        """Names of the attributes that matter to what `choose` says of the path's connections."""
-        held = path.verdict
-        if not isinstance(held, Balanced):
-            return ()
-        names = held.cluster.names
-        return names if held.by_route else tuple(dict.fromkeys(names + self._world.policies.attributes))
-
     def chosen(self, path: Path, attributes: dict[str, str]) -> Balanced | Local | None:
-        """What `choose` says of each connection with the same attributes of those that are `asked_for`.
+        """What `choose` says of each connection with the same attributes, as far as the path asks for them.
 
         None where they are not led on at once, or have to be told of.
         """
@@ -171,7 +172,13 @@ class Flows:
         )
         verdict = self._verdict(app, flow)
         seen: Address = to if isinstance(verdict, Home) else getattr(verdict, "to", to)  # 0.0.0.0 is seen as loopback
-        return Path(app, family, flow, self._source(app, seen), verdict, self._table.version)
+        path = Path(app, family, flow, self._source(app, seen), verdict, self._table.version)
+        if isinstance(verdict, Balanced):
+            names = verdict.cluster.names
+            path.asked_for = (
+                names if verdict.by_route else tuple(dict.fromkeys(names + self._world.policies.attributes))
+            )
+        return path
 
     def _source(self, app: App, to: Address) -> bytes:
         return loopback_like(to.ip) if is_loopback(to.ip) else app.source_for(to.ip, self._node)

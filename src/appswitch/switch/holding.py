@@ -110,8 +110,7 @@ class Holding:
         if end is not None:
             go_on(end, held)
         if raw and peek is not None and not path.mapped and sock.bound is None and self._switch.flows.has(sock, raw):
-            names = self._switch.flows.asked_for(path)
-            self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, names, self._switch.peeking.held)
+            self._switch.reflexes.hold(sock, raw, path, peek, lobby.unix, path.asked_for, self._switch.peeking.held)
         if at_once:
             return LATER
         return -errno.EINPROGRESS if header and reply and status & NONBLOCK else 0

@@ -263,12 +263,12 @@ def test_where_a_policy_looks_at_first_bytes_each_connection_is_asked_about(worl
 def test_what_is_led_alike_hangs_on_what_routes_and_policies_ask_for(world: World) -> None:
     flows, client = Flows(world, NODE), app()
     path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
-    assert flows.asked_for(path) == ("http.path",)
+    assert path.asked_for == ("http.path",)
     world.policies.put(Policy(name="no", action="deny", l7=({"http.method": ("PUT",)},)))
     world.table.changed()
     assert flows.chosen(path, API) is None, "decided before it"
     path = flows.find(client, AF_INET, raw(VIRTUAL), TID)
-    assert flows.asked_for(path) == ("http.path", "http.method")
+    assert path.asked_for == ("http.path", "http.method")
     assert isinstance(flows.chosen(path, {**API, "http.method": "GET"}), Balanced)
     assert flows.chosen(path, {**API, "http.method": "PUT"}) is None, "each is told of"
     world.policies.remove("no")
@@ -284,7 +284,7 @@ def test_a_listener_that_a_policy_looks_at(world: World) -> None:
     world.policies.put(Policy(name="no", action="deny", l7=({"http.method": ("PUT",)},)))
     world.table.changed()
     path = flows.find(client, AF_INET, raw(SERVER), TID)
-    assert flows.asked_for(path) == ("http.method",)
+    assert path.asked_for == ("http.method",)
     assert isinstance(flows.chosen(path, {"http.method": "GET"}), Local)
     assert flows.chosen(path, {"http.method": "PUT"}) is None
 
