@@ -70,9 +70,11 @@ def getpeername(switch: Switch, call: Call) -> Outcome:
 
 
 def _connected(fd: Fd, sock: Socket) -> bool:
-    if sock.phase == CONNECTING:
-        return not isinstance(_kernel.getpeername(fd), int)
-    return sock.phase in (CONNECTED, FINISHING)
+    if sock.phase not in (CONNECTING, CONNECTED, FINISHING):
+        return False
+    if sock.unix and sock.phase != CONNECTING:
+        return True
+    return not isinstance(_kernel.getpeername(fd), int)  # of TCP a reset by the peer ends it
 
 
 def _tell(call: Call, sock: Socket, address: Address | None) -> Outcome:

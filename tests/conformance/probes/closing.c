@@ -129,8 +129,12 @@ PROBE(linger_zero)
     struct linger l = {1, 0};
     connection(ends);
     MUST(setsockopt(ends[0], SOL_SOCKET, SO_LINGER, &l, sizeof l));
+    struct sockaddr_storage name;
+    socklen_t length = sizeof name;
     close(ends[0]);
     poll_one(ends[1], POLLIN, 4000);
+    AS("its own name", getsockname(ends[1], (struct sockaddr *)&name, &length));
+    AS("its peer's name", getpeername(ends[1], (struct sockaddr *)&name, &length));
     AS("read", recv(ends[1], &c, 1, 0));
 }
 
