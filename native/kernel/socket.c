@@ -216,12 +216,27 @@ int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size) {
     return accepted;
 }
 
+#ifndef SO_BUF_LOCK /* Linux 5.14: which sizes of buffers the owner has set */
+#define SO_BUF_LOCK 72
+#endif
+enum { SNDBUF_IS_SET = 1, RCVBUF_IS_SET = 2 };
+
+/* A size of a buffer is doubled when it is set: socket(7). */
+static void inherit_size(int from, int to, int name) {
+    int size;
+    socklen_t length = sizeof size;
+    if (getsockopt(from, SOL_SOCKET, name, &size, &length) == 0) {
+        size /= 2;
+        setsockopt(to, SOL_SOCKET, name, &size, sizeof size);
+    }
+}
+
 /* Options of SOL_SOCKET are the kernel's own on a Unix socket and on a TCP one. What an app has set there goes from a
  * listener to its connections (as TCP does, and Unix sockets do not), and from a socket to the one that takes its
- * place. */
+ * place. Sizes of buffers that nobody has set are not: TCP's are other ones than a Unix socket's, and grow. */
 void inherit(int from, int to) {
-    static const int names[] = {SO_KEEPALIVE, SO_LINGER,   SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT,
-                                SO_OOBINLINE, SO_PRIORITY, SO_RCVBUF,   SO_SNDBUF};
+    static const int names[] = {SO_KEEPALIVE, SO_LINGER,    SO_RCVTIMEO, SO_SNDTIMEO,
+                                SO_RCVLOWAT,  SO_OOBINLINE, SO_PRIORITY};
     enum { COUNT = sizeof names / sizeof *names, SIZE = 16 };
     static char fresh[COUNT][SIZE]; /* of a Unix socket nobody has touched; the GIL is held throughout */
     static int known;
@@ -240,13 +255,16 @@ void inherit(int from, int to) {
         if (getsockopt(from, SOL_SOCKET, names[i], value, &size) < 0 || memcmp(value, fresh[i], SIZE) == 0) {
             continue;
         }
-        if (names[i] == SO_RCVBUF || names[i] == SO_SNDBUF) { /* doubled when set: socket(7) */
-            int half;
-            memcpy(&half, value, sizeof half);
-            half /= 2;
-            memcpy(value, &half, sizeof half);
-        }
         setsockopt(to, SOL_SOCKET, names[i], value, size);
+    }
+    int set = 0;
+    socklen_t length = sizeof set;
+    getsockopt(from, SOL_SOCKET, SO_BUF_LOCK, &set, &length);
+    if (set & SNDBUF_IS_SET) {
+        inherit_size(from, to, SO_SNDBUF);
+    }
+    if (set & RCVBUF_IS_SET) {
+        inherit_size(from, to, SO_RCVBUF);
     }
 }
 

@@ -1,6 +1,13 @@
 /* accept(2) and accept4(2). */
 #include "probe.h"
 
+PROBE(buffers_that_nobody_has_set)
+{
+    int fd = listener(), client = client_of(fd), served = MUST(accept(fd, NULL, NULL));
+    say("sizes that were set: %d %d %d", get(fd, SOL_SOCKET, 72), get(client, SOL_SOCKET, 72),
+        get(served, SOL_SOCKET, 72)); /* SO_BUF_LOCK */
+}
+
 PROBE(plain)
 {
     int fd = listener(), client = client_of(fd);

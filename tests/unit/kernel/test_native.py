@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 import secrets
@@ -361,10 +362,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("family", [UNIX, INET])
+@pytest.mark.parametrize(("origin", "family"), list(itertools.product([UNIX, INET], repeat=2)))
 @pytest.mark.parametrize(("option", "value"), OPTIONS)
-def test_what_was_set_is_inherited(family: int, option: int, value: bytes) -> None:
-    source, target = _kernel.socket(UNIX, STREAM, 0), _kernel.socket(family, STREAM, 0)
+def test_what_was_set_is_inherited(origin: int, family: int, option: int, value: bytes) -> None:
+    """And nothing else: sizes of buffers are other ones in another family."""
+    source, target = _kernel.socket(origin, STREAM, 0), _kernel.socket(family, STREAM, 0)
     fresh = {name: _kernel.getsockopt(target, 1, name, 16) for name, _ in OPTIONS}
     assert _kernel.setsockopt(source, 1, option, value) == 0
     _kernel.inherit(source, target)
