@@ -17,6 +17,35 @@ from harness import Addresses, App, Daemon, wait_until
 
 from appswitch._kernel import HELD
 
+# Two processes that accept; each says who it is.
+WORKERS = """if 1:
+    import os, socket, sys
+    with socket.create_server(("", 7000)) as listener:
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if not child:
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(100)
+                        client.sendall(f"{os.getpid()}\\n".encode())
+            children.append(child)
+        print("workers", *children, flush=True)
+        sys.stdin.read()
+        for child in children:
+            os.kill(child, 9)
+            os.wait()
+"""
+# Asks once for each word that it is told.
+ASKS = """if 1:
+    import socket, sys
+    for number, path in enumerate(sys.stdin):
+        with socket.create_connection((sys.argv[1], 80), 20) as server:
+            server.sendall(f"GET {path.strip()} HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n".encode())
+            print("answer", number, server.recv(100).decode().strip(), flush=True)
+"""
+
 PATHS = ["/one/a", "/two", "/one/a", "/two", "/one/b", "/elsewhere", "/one/a", "/two", "/one/b"]
 
 
@@ -160,6 +189,29 @@ def test_what_policies_allow(own: Switched, addresses: Addresses) -> None:
     assert [row["rule"] for row in flows if row["verdict"] == "denied"] == ["secret"] * 4
     services.policy("more", "deny", to={"networks": [str(one.ip)]}, l7=[{"http.header.x-path": ["/one/b"]}])
     assert ask(one.ip, "/one/b") == "", "another attribute matters now"
+
+
+def test_one_who_is_killed_while_it_waits(own: Switched, addresses: Addresses) -> None:
+    """A held connection that was to be its is given to the next."""
+    services = Services(own.daemon, addresses)
+    server = own.start(PYTHON, "-c", WORKERS, listening=7000, stdin=subprocess.PIPE)
+    workers = wait_output(server, r"workers (\d+) (\d+)").groups()
+    ip = services.vservice("web", str(server.ip), ports="80:7000", routes=[
+        {"match": {"http.path": ["/one/*"]}, "backends": [{"ip": str(server.ip)}]}
+    ])  # fmt: skip
+    client = own.start(PYTHON, "-c", ASKS, ip, stdin=subprocess.PIPE)
+
+    def ask(number: int) -> str:
+        say(client, "/one/a\n")
+        return wait_output(client, rf"(?m)^answer {number} (\d+)$").group(1)
+
+    assert {ask(number) for number in range(6)} == set(workers)
+    assert services.stats()["at_once.held"] >= 4
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert [ask(number) for number in range(6, 10)] == [workers[1]] * 4
+    for one in (client, server):
+        hang_up(one)
+    assert client.wait() == 0
 
 
 def test_a_queue_that_nobody_empties(switched: Switched, services: Services) -> None:
