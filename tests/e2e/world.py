@@ -104,7 +104,7 @@ class World(ABC):
         stdin: int | None = subprocess.DEVNULL,
         patience: float = PATIENCE,
     ) -> App:
-        """Starts a program on ``ip`` and waits until it listens on TCP, and is ``serving`` UDP ports.
+        """Starts a program on ``ip`` and waits until it listens on TCP, is ``serving`` UDP ports, and has its name.
 
         Without ``ip`` it has a fresh address; "v4,v6" gives it one of each family, and "" none.
         """
@@ -119,6 +119,8 @@ class World(ABC):
             self.wait_listening(app, port, patience=patience)
         for port in [serving] if isinstance(serving, int) else serving:
             self.wait_listening(app, port, patience=patience, proto="udp")
+        if "--name" in options:
+            self.wait_known(app)
         return app
 
     def hold(self) -> str:
@@ -172,6 +174,9 @@ class World(ABC):
     ) -> None:
         """Waits until ``count`` sockets of the app listen on ``port``; fails at once when it ends."""
 
+    def wait_known(self, app: App) -> None:
+        """Waits until the app's name is known, where there are names; or it has ended."""
+
 
 class Switched(World):
     """Programs under ``ax run``. ``transport`` is asked for by every app that does not say otherwise."""
@@ -214,6 +219,13 @@ class Switched(World):
             return sum(int(row["service_port"]) == port for row in rows) >= count
 
         wait_until(there, lambda: f"{count} on port {port}, but {self.daemon.get('servers')}\n{app}", patience)
+
+    def wait_known(self, app: App) -> None:
+        def there() -> bool:
+            pid = self.daemon.pid_of(app)
+            return not app.running() or any(row["pid"] == pid for row in self.daemon.get("apps"))
+
+        wait_until(there, lambda: f"an app of the daemon's\n{app}")
 
 
 def _ip(*words: str) -> None:
