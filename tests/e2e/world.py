@@ -174,6 +174,7 @@ class World(ABC):
     ) -> None:
         """Waits until ``count`` sockets of the app listen on ``port``; fails at once when it ends."""
 
+    @abstractmethod
     def wait_known(self, app: App) -> None:
         """Waits until the app's name is known, where there are names; or it has ended."""
 
@@ -261,6 +262,9 @@ class Bare(World):
             return len(found) >= count
 
         wait_until(there, lambda: f"{count} on port {port}\n{app}", patience)
+
+    def wait_known(self, app: App) -> None:
+        assert app.running(), f"it has no name\n{app}"
 
     def _add(self, name: str) -> None:
         _ip("netns", "add", name)
