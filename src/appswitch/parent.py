@@ -123,3 +123,16 @@ def reap(pids: list[int]) -> None:
             ended = pid
         if ended:
             pids.remove(pid)
+
+
+def started(pid: int) -> str:
+    """When a process was started, in ticks since boot: with its pid it is one of its kind. Empty: it is none any more.
+
+    proc_pid_stat(5), field 22. A zombie is none.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

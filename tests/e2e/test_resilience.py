@@ -21,7 +21,8 @@ from harness import Addresses, Daemon, free_port, marks, wait_until
 
 import appswitch
 from appswitch.cli import run
-from appswitch.keeper.directory import read_roster, started
+from appswitch.keeper.directory import read_roster
+from appswitch.parent import started
 
 PATIENCE = 40.0  # seconds: a busy machine is no fault
 EXCHANGE = """if 1:

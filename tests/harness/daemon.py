@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from appswitch.keeper.directory import started
+from appswitch.parent import started
 from harness import marks
 from harness.app import App
 from harness.rootless import Rootless

@@ -24,6 +24,7 @@ from appswitch.keeper.directory import KeeperError
 from appswitch.keeper.log import log
 from appswitch.keeper.notify import NotifySocket, Upstream, fd_name, passed_on
 from appswitch.keeper.upgrade import Upgrades, inherited
+from appswitch.parent import started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Keeper:
                 with open(path) as file:
                     holder = file.read().strip()
                 # Not another keeper's, but that of the one whose death is just under way.
-                if not adopting or time.monotonic() > end or (holder.isdigit() and place.started(int(holder))):
+                if not adopting or time.monotonic() > end or (holder.isdigit() and started(int(holder))):
                     raise
             time.sleep(0.01)
 

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import os
 
+from appswitch.parent import started
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,19 +92,6 @@ def remove_sockets(directory: str) -> None:
 
 
 # --- the roster: which processes are the daemon's, for a keeper that did not start them
-
-
-def started(pid: int) -> str:
-    """When a process was started, in ticks since boot: with its pid it is one of its kind. Empty: it is none any more.
-
-    proc_pid_stat(5), field 22. A zombie is none.
-    """
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 def write_roster(directory: str, pids: dict[str, int]) -> None:

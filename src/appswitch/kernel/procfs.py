@@ -81,18 +81,6 @@ def identity(tid: int) -> tuple[int, str]:
     return uid, executable
 
 
-def started(pid: int) -> int:
-    """When a process was started, in ticks since boot: with its pid it is one of its kind. 0: it is none any more.
-
-    proc_pid_stat(5), field 22. A zombie is none.
-    """
-    try:
-        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in b"ZX" else int(fields[19])
-
-
 def relatives(tid: int) -> list[int]:
     """A process' parent and children, and those of its parent: who may have been forked from what it is. proc_pid(5).
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch._kernel import Fd, Ports
 from appswitch.address import Address, ip_bytes, loopback_like
-from appswitch.kernel import procfs
 from appswitch.model import AppPhase, AppRow, AppSpec
+from appswitch.parent import started
 from appswitch.routing.egress import allows, compile_rules
 from appswitch.routing.policy import End
 from appswitch.routing.table import Labels, Member
@@ -26,13 +26,13 @@ class Origin(NamedTuple):
     """The process that an app began as, which may have ended before the app."""
 
     pid: int = 0  # 0: it has ended, or nobody knows
-    started: int = 0  # ticks since boot: with the pid it is one of its kind
+    started: str = ""  # see `parent.started`
     attached: float = 0.0  # the time
 
 
 def current(origin: Origin) -> Origin:
     """The same, without a pid that is another process' by now."""
-    alive = origin.started != 0 and procfs.started(origin.pid) == origin.started
+    alive = origin.started != "" and started(origin.pid) == origin.started
     return origin if alive else Origin(attached=origin.attached)
 
 
@@ -71,7 +71,7 @@ class App:
 
     def is_process(self, pid: int) -> bool:
         """Whether it began as this process: a pid is used again."""
-        return pid == self.pid != 0 and procfs.started(pid) == self.started
+        return pid == self.pid != 0 and started(pid) == self.started
 
     def row(self) -> AppRow:
         """As `ax get apps` shows it."""

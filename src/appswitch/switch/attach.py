@@ -21,8 +21,8 @@ import msgspec
 
 from appswitch import _kernel, wire
 from appswitch._kernel import Fd
-from appswitch.kernel import procfs
 from appswitch.model import AppPhase, AppRow, AppSpec
+from appswitch.parent import started
 from appswitch.switch import filter as seccomp_filter
 from appswitch.switch import netns
 from appswitch.switch.apps import App, Origin
@@ -177,7 +177,7 @@ class Attach:
         home = netns.of_process(pid, spec.uid) if spec.netns == "new" else None
         if home is not None and home.cookie == self._switch.datagrams.host.cookie:
             home = None  # the launcher did not do as it was told: what the app has is the host's network, then
-        origin = Origin(pid, procfs.started(pid), time.time())
+        origin = Origin(pid, started(pid), time.time())
         self._keep.app(spec, origin, listener, home.descriptors() if home is not None else ())
         self._switch.attach(App(spec, listener, origin, home))
 

@@ -143,6 +143,7 @@ class Flows:
                 verdict = path.alike.setdefault(same, verdict)
             if len(path.chosen) >= LIMIT:
                 path.chosen.clear()
+                path.alike.clear()
             path.chosen[key] = verdict
         return verdict
 

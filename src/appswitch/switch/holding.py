@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -163,12 +163,9 @@ class Holding:
         verdict = self._switch.flows.chosen(held.path, attributes)
         if verdict is None:
             return
-        key = b""
-        if isinstance(verdict, Balanced):
-            key = hash_key(verdict.route.hash_on, held.path.source, attributes)
-        same: tuple[Hashable, ...] = key, tuple(endpoint.id for endpoint in _endpoints(verdict))
-        if isinstance(verdict, Balanced):
-            same += (id(verdict.route),)
+        taken = verdict.route if isinstance(verdict, Balanced) else None
+        key = b"" if taken is None else hash_key(taken.hash_on, held.path.source, attributes)
+        same = key, id(taken), tuple(endpoint.id for endpoint in _endpoints(verdict))
         if same not in held.led:
             held.led[same] = self._route(held.path, verdict, key)
         self._switch.reflexes.lead_held(held, found, held.led[same])

@@ -25,7 +25,7 @@ from appswitch.switch.keep import Keep, _sealed, recovered
 from appswitch.switch.loop import Loop
 
 SPEC = AppSpec(id=0xABC, uid=1000, gid=1000, node="n", cluster="c", command=("sleep", "1"), created=1.5)
-ORIGIN = Origin(pid=12, started=34, attached=5.5)
+ORIGIN = Origin(pid=12, started="34", attached=5.5)
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_a_successor_gets_back_what_was_kept() -> None:
     assert apps == str(
         [
             ("00000abc", ("sleep", "1"), tuple(ORIGIN), "/dev/null", 1),
-            ("00000001", ("sleep", "1"), (0, 0, 0.0), "/dev/null", 0),
+            ("00000001", ("sleep", "1"), (0, "", 0.0), "/dev/null", 0),
         ]
     )
     assert journal == "b'some calls'"
