@@ -1,5 +1,7 @@
 """The child's side of the keeper (`appswitch.keeper`): what it hands over, whether it lives, and who comes after it.
 
+And how either tells a process from a later one with its pid.
+
 For the switch and control alike: the standard library only, and nothing here waits but `descriptors`.
 """
 
