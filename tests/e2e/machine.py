@@ -108,9 +108,9 @@ class Machine:
     def _end(self) -> int:
         """With PID 1 the kernel ends all that is in its namespace; then the script removes the control group."""
         with contextlib.suppress(OSError):
-            for unshare in _children(self._app.pid):
-                for pid in _children(int(unshare)) or [unshare]:
-                    os.kill(int(pid), signal.SIGKILL)
+            for unshare in marks.children(self._app.pid):
+                for pid in marks.children(unshare) or [unshare]:
+                    os.kill(pid, signal.SIGKILL)
         status = self._app.wait()
         self._app.close()
         shutil.rmtree(self._place)
@@ -122,7 +122,7 @@ class Machine:
         pid = self._app.pid  # the script, to which unshare(1) has given way
         with contextlib.suppress(OSError, IndexError):  # other commands of the script come and go
             for _ in range(2):  # unshare, systemd
-                pid = int(_children(pid)[0])
+                pid = marks.children(pid)[0]
             return pid if Path(f"/proc/{pid}/root/run/systemd/private").exists() else 0
         return 0
 
@@ -155,10 +155,6 @@ class Machine:
         finally:
             path.unlink()
             self.systemctl("daemon-reload")
-
-
-def _children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def _names(pid: int) -> list[int]:
@@ -238,5 +234,5 @@ class Installed(Daemon):
         return {name: int(pid) for name, pid, _ in map(str.split, lines)}
 
     def pid_of(self, app: App) -> int:
-        children = _children(app.pid)
-        return _names(int(children[0]))[-1] if children else -1  # 0: of an app that another switch has attached
+        children = marks.children(app.pid)
+        return _names(children[0])[-1] if children else -1  # 0: of an app that another switch has attached

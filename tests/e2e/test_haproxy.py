@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from e2e.servers import Nginx
 from e2e.world import World, url
-from harness import App, wait_until
+from harness import App, marks, wait_until
 
 CONF = """
 global
@@ -131,11 +131,7 @@ def test_reload_hands_the_listener_to_the_new_process(
     apps, _ = backends
     proxy = Haproxy(world, place, apps, mode="http")
     assert len(curls(world, proxy.app.ip, 4)) == 4
-    before = _children(proxy.app.pid)
+    before = set(marks.children(proxy.app.pid))
     proxy.app.send(signal.SIGUSR2)
-    wait_until(lambda: _children(proxy.app.pid) and not _children(proxy.app.pid) & before, "the new worker alone")
+    wait_until(lambda: before.isdisjoint(marks.children(proxy.app.pid) or before), "the new worker alone")
     assert len(curls(world, proxy.app.ip, 4)) == 4
-
-
-def _children(pid: int) -> set[str]:
-    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from e2e.servers import Nginx, certificate
 from e2e.world import World, url
-from harness import wait_until
+from harness import marks, wait_until
 
 MANY_CURLS = 'for i in $(seq %d); do curl -sS --max-time 10 "$0" || exit; done'
 PROXY_TO = "server { listen 80; location / { proxy_pass http://%s; } }"
@@ -97,6 +97,8 @@ def test_binary_upgrade_inherits_the_listener(world: World, place: Path) -> None
     wait_until(lambda: Path(f"/proc/{server.pid}/comm").read_text() == "sleep\n", "nginx to be a daemon")
     running = [wait_until(nginx.pid, "a master")]
     try:
+        # A signal before the master blocks them is acted upon after the next one only. Workers come after that.
+        wait_until(lambda: marks.children(running[0]), "the master to block signals, and start its worker")
         os.kill(running[0], signal.SIGUSR2)
         wait_until((place / "nginx.pid.oldbin").exists, "the old master to step aside")
         running += [wait_until(nginx.pid, "a new master")]

@@ -39,6 +39,11 @@ def _state(entry: Path) -> str:
     return (entry / "stat").read_text().rpartition(")")[2].split()[0]
 
 
+def children(pid: int) -> list[int]:
+    """What the first thread of ``pid`` has started and not buried, in that order (proc_tid_children(5))."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def describe(pid: int) -> str:
     """``PID command line``, as far as it can still be read."""
     try:
