@@ -49,6 +49,18 @@ HOARDS = """if 1:
     print("served", served, flush=True)
 """
 
+# A proxy at the endpoint, of direction server: one request, and one answer.
+RELAYS = """if 1:
+    import asyncio
+    from appswitch.delegate.server import serve
+    async def relay(connection):
+        client, server = await connection.ends()
+        server[1].write(await client[0].read(100))
+        client[1].write(await server[0].read(100))
+        await client[1].drain()
+    asyncio.run(serve("relay", relay))
+"""
+
 
 @pytest.fixture
 def world(daemon_factory: Callable[..., Daemon], addresses: Addresses) -> Iterator[Switched]:
@@ -188,6 +200,40 @@ def test_on_the_way_to_a_proxy(world: Switched, services: Services) -> None:
     world.start(sys.executable, PROGRAMS / "takes.py", "one", "passes", options=("--name", "one"))
     say(client, "go\n")
     wait_output(client, "served 20", PATIENCE)
+
+
+def test_behind_a_proxy_that_stands_before_the_server(world: Switched, services: Services) -> None:
+    """The proxy serves them already, and their ends of the pairs that were made for it wait for accept(2). Twice."""
+    server = waiting_server(world, "--name", "server")
+    services.proxy("relay")
+    services.policy("all", "allow", direction="ingress", proxy="relay", to={"names": ["server"]})
+    world.start(sys.executable, "-c", RELAYS, options=("--name", "relay"))
+    wait_until(lambda: services.proxies()["relay"]["state"] == "ready", "the proxy")
+    client = hoarder(world, str(server.ip), 7000, 20)
+    wait_until(lambda: services.proxies()["relay"]["taken"] == 20, lambda: f"all taken: {services.proxies()}")
+    for _ in range(2):
+        kill_switch(world.daemon)
+    say(client, "go\n")
+    say(server, "go\n")
+    wait_output(client, "served 20", PATIENCE)
+    peers = [line.split()[0] for line in server.stdout.splitlines()[1:]]
+    assert peers == [str(client.ip)] * 20
+
+
+def test_behind_a_header(world: Switched, services: Services) -> None:
+    """Strangers for a proxy that expects a PROXY header, which the splicer carries: the proxy has not accepted yet."""
+    port = free_port()
+    server = world.start(PYTHON, "-c", WAITS, listening=7000, options=("--expose", f"7000:{port}"))
+    front = waiting_server(world, "--name", "front")
+    services.proxy("front", listener="front:7000", header="v2")
+    services.policy("all", "allow", direction="ingress", proxy="front", to={"networks": [str(server.ip)]})
+    socks = strangers(port, MANY)
+    wait_until(lambda: services.proxies()["front"]["taken"] == MANY, lambda: f"all taken: {services.proxies()}")
+    for _ in range(2):
+        kill_switch(world.daemon)
+    say(front, "go\n")
+    assert [answer[:7] for answer in answers(socks)] == [b"served "] * MANY
+    assert {line.split()[0] for line in front.stdout.splitlines()[1:]} == {"127.0.0.1"}
 
 
 def test_an_upgrade_takes_them_over(world: Switched, services: Services) -> None:

@@ -26,6 +26,7 @@ from appswitch.switch.estate import end, take
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
+from appswitch.switch.memory import PairNote
 from appswitch.switch.netns import Netns
 from appswitch.switch.recover import answer_again, restore
 from appswitch.switch.reflexes import fresh
@@ -88,14 +89,16 @@ def _recover(switch: Switch, journal: Journal, attach: bytes) -> list[Fd]:
     for spec, origin, listener, home in kept.apps:
         keep.app_again(spec, origin, listener, home)
         switch.attach(App(spec, listener, current(origin), _home(home)))
-    found, launchers = take(switch, journal, list(kept.holders.values()), attach)
+    notes = switch.memory.recall()
+    pairs = {note.cookie: (slot, note) for slot, note in notes if isinstance(note, PairNote)}
+    found, launchers = take(switch, journal, list(kept.holders.values()), attach, pairs)
     switch.resume.add(found)
     switch.holder.tell()
     for name, holder in kept.holders.items():  # from here on ours has it all
         end(holder)
         keep.forget(name)
     answer_again(switch, journal)  # before others are entered into the journal
-    restore(switch, journal)
+    restore(switch, journal, notes)
     return launchers
 
 

@@ -215,7 +215,10 @@ def _hand_over(switch: Switch, service: Service, call: Call, fd: Fd, flags: int,
     if arrival.client_app is not None or not arrival.unix:  # else its name says everything
         _dress(switch, service, fd, arrival)
     number = call.give_connection(arrival.fd, bool(flags & _CLOEXEC))
-    return LATER if number >= 0 else _keep(switch, service, arrival, -number)
+    if number < 0:
+        return _keep(switch, service, arrival, -number)
+    switch.memory.drop(arrival.slot)
+    return LATER
 
 
 def _keep(switch: Switch, service: Service, arrival: Arrival, error: int) -> Outcome:

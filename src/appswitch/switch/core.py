@@ -250,6 +250,9 @@ class Switch:
             return False
         if len(service.returned) > service.room() + (OVERFLOW if patient else 0) or self.reserve.touched(arrival.fd):
             return False
+        if arrival.pair:
+            _kernel.set_ours(arrival.fd, 1)
+            arrival = arrival._replace(slot=self.memory.put(0, service.note(arrival)))
         service.returned.append(arrival)
         if service.parked:
             self.wake(service)
@@ -273,6 +276,8 @@ class Switch:
         self.doors.close(service)
         self.loop.untag(service.id)
         left = [arrival.on_lost for arrival in service.returned if arrival.on_lost is not None]
+        for arrival in service.returned:
+            self.memory.drop(arrival.slot)
         service.returned.clear()
         self.loop.reflex.ticketed -= len(self.loop.reflex.tickets.pop(service.id, ()))
         self.services.close(service)

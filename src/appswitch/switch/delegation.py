@@ -126,7 +126,7 @@ class Delegation:
             fd, held = announced
         app_id, patient = held.flow.client.app_id, proxy.on_failure == "closed"
         on_lost = None if patient else partial(self.failed, fd, held, verdict)
-        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to, on_lost)
+        arrival = Arrival(fd, held.client, service.own(held.to), held.unix, app_id, held.to, on_lost, held.pair)
         if self._switch.offer(service, arrival, patient):  # else one whose queue is full is as good as away
             self._taken(held.flow, held.client, verdict, proxy, held.unix)
         else:
@@ -168,7 +168,7 @@ class Delegation:
         except OSError as problem:  # both ends are closed
             self._switch.flowlog.refused(held.flow, held.client, verdict, problem.errno or errno.EIO, rule)
             return None
-        return theirs, held._replace(unix=True, header=header)
+        return theirs, held._replace(unix=True, header=header, pair=True)
 
     def _service(self, verdict: Delegate) -> Service | None:
         return living(self._switch, Upstream(verdict.to, None, verdict.endpoints, _UNNAMED))

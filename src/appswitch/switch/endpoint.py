@@ -147,7 +147,8 @@ class Endpoint:
         if pending.app_end is not None:
             pending.app_end.close()
         if pending.server_end is not None:
-            self._switch.holding.settle(pending.server_end, held._replace(unix=True, cookie=0), verdict.inner)
+            behind = held._replace(unix=True, cookie=0, pair=True)
+            self._switch.holding.settle(pending.server_end, behind, verdict.inner)
 
     # -- what proxies say
 

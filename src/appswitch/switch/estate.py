@@ -6,6 +6,7 @@ tells; nothing of them was consumed, so they are decided about again, as if they
 - One descriptor that does not close on execve(2): we have accepted it, and nobody else has it (`_kernel.accept`).
 - One that closes: it was borrowed from an app for the call in hand (pidfd_getfd(2)), or it was given away.
 - One that the journal has as led to a service: it was being given to a caller of accept(2).
+- One of which a note says that it waits for a service: the end of a pair that we have made (`memory.PairNote`).
 - Two: it was being given. Where the second one closes on execve(2), to somebody who may have it without our knowing (a
   proxy, the splicer: `descriptors.twin`); else to a caller of accept(2) (`_kernel.give`), who has it if the call was
   answered.
@@ -20,7 +21,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from appswitch import _kernel
@@ -29,6 +30,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.switch import naming
 from appswitch.switch.journal import Journal
+from appswitch.switch.memory import PairNote
 from appswitch.switch.syscalls import TABLE
 
 if TYPE_CHECKING:
@@ -38,14 +40,18 @@ _STANDARD = 3
 _PID = "Pid:"
 _CLOEXEC = 0o2000000
 _UCRED = struct.Struct("=iII")
+_UNNAMED = b""
+_FOR_US = (naming.LOBBY, _UNNAMED)  # others have the name of an app's listener
+Pairs = dict[int, tuple[int, PairNote]]  # slot and note of those that wait for a service, by cookie
 
 
 class Found(NamedTuple):
-    """A connection that is ours: both its ends as the kernel has them."""
+    """A connection that is ours: both its ends as the kernel has them. ``pair``: what is noted of one without names."""
 
     fd: Fd
     own: bytes
     peer: bytes
+    pair: tuple[int, PairNote] | None = None
 
 
 class Descriptor(NamedTuple):
@@ -57,7 +63,9 @@ class Descriptor(NamedTuple):
     ours: bool
 
 
-def take(switch: Switch, journal: Journal, holders: Sequence[Fd], attach: bytes) -> tuple[list[Found], list[Fd]]:
+def take(
+    switch: Switch, journal: Journal, holders: Sequence[Fd], attach: bytes, pairs: Pairs
+) -> tuple[list[Found], list[Fd]]:
     """Its connections, and those of launchers to ``attach``, a path. What else its holders have, `end` closes.
 
     Mostly there is one. A switch that was killed while it did this has left its own as well, with some of them again.
@@ -68,15 +76,19 @@ def take(switch: Switch, journal: Journal, holders: Sequence[Fd], attach: bytes)
     found: dict[int, Found] = {}
     launchers: dict[int, Fd] = {}
     for holder in holders:
-        for cookie, descriptors in _connections(holder, attach, launchers).items():
+        for cookie, descriptors in _connections(holder, attach, launchers, pairs).items():
             if cookie not in found and _is_ours(descriptors, given, cookie in led):
                 one = descriptors[0]
                 _kernel.set_ours(one.fd, 1)
-                found[cookie] = Found(one.fd, one.own, one.peer)
+                found[cookie] = Found(one.fd, one.own, one.peer, pairs.get(cookie))
+    for cookie in pairs.keys() - found.keys():
+        switch.memory.drop(pairs[cookie][0])
     return list(found.values()), list(launchers.values())
 
 
-def _connections(holder: Fd, attach: bytes, launchers: dict[int, Fd]) -> dict[int, list[Descriptor]]:
+def _connections(
+    holder: Fd, attach: bytes, launchers: dict[int, Fd], pairs: Container[int]
+) -> dict[int, list[Descriptor]]:
     """What it has of each, by the socket's cookie."""
     by_cookie: dict[int, list[Descriptor]] = {}
     pid = _pid(holder)
@@ -87,7 +99,7 @@ def _connections(holder: Fd, attach: bytes, launchers: dict[int, Fd]) -> dict[in
         if _is_launcher(got[0], attach):
             launchers.setdefault(got[1], got[0])
             continue
-        found = _look(pid, got[0], number)
+        found = _look(pid, got[0], number, got[1] in pairs)
         if found is not None:
             by_cookie.setdefault(got[1], []).append(found)
     return by_cookie
@@ -130,17 +142,20 @@ def _is_launcher(fd: Fd, path: bytes) -> bool:
     return _type(fd) == socket.SOCK_SEQPACKET and not isinstance(_kernel.getpeername(fd), int)
 
 
-def _look(pid: int, fd: Fd, number: int) -> Descriptor | None:
-    """A descriptor of it that is the server's end of a connection; None: it is something else."""
+def _look(pid: int, fd: Fd, number: int, pair: bool = False) -> Descriptor | None:
+    """A descriptor of it that is the server's end of a connection; None: it is something else.
+
+    What socketpair(2) has made is mostly none: only what is noted (``pair``) is.
+    """
     own, peer = _kernel.getsockname(fd), _kernel.getpeername(fd)
     if isinstance(own, int) or isinstance(peer, int) or _type(fd) != socket.SOCK_STREAM:
         return None
     family = sockaddr.family_of(own)
     if family == AF_UNIX:
         name = sockaddr.unix_name(own)
-        if name != naming.LOBBY and naming.parse_listener(name) is None:
-            return None
-        if naming.parse_connection(sockaddr.unix_name(peer)) is None:
+        listens = name == naming.LOBBY or naming.parse_listener(name) is not None
+        comes = naming.parse_connection(sockaddr.unix_name(peer)) is not None
+        if not (pair if name == _UNNAMED else listens and comes):
             return None
     elif family not in (AF_INET, AF_INET6):
         return None
@@ -170,7 +185,7 @@ def _is_ours(descriptors: list[Descriptor], given: _Given, led: bool) -> bool:
         linger = _kernel.getsockopt(one.fd, socket.SOL_SOCKET, socket.SO_LINGER, 8)
         if isinstance(linger, int) or any(linger[:4]):  # it was being reset, or waited to be closed: patience.c
             return False
-    elif sockaddr.unix_name(one.own) != naming.LOBBY:  # taken from an app's own queue: for a call in hand, mostly
+    elif sockaddr.unix_name(one.own) not in _FOR_US:  # taken from an app's own queue: for a call in hand, mostly
         return _is_trusted(one.fd, given.switches) and not given()
     return (len(descriptors) == 1 and not led) or not given()
 

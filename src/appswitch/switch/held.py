@@ -30,6 +30,7 @@ class Held(NamedTuple):
     cookie: int = 0  # of the client's socket; 0: it is not an app's
     path: Path | None = None  # how it came to be held, where that is an app's connect(2)
     header: bytes = b""  # of the PROXY protocol, that stands before the client's own bytes
+    pair: bool = False  # it is one end of a pair that the switch has made: no name tells whose it is
 
     @property
     def transport(self) -> Transport:

@@ -305,7 +305,8 @@ class Holding:
         app = self._switch.apps.get(held.flow.client.app_id)
         ip = app.seen_as(held.client.ip, service.endpoint.bound.ip) if app is not None else held.client.ip
         client = Address(ip, held.client.port)
-        arrival = Arrival(fd, client, service.own(held.to), held.unix, held.flow.client.app_id, held.to)
+        app_id = held.flow.client.app_id
+        arrival = Arrival(fd, client, service.own(held.to), held.unix, app_id, held.to, pair=held.pair)
         if not self._switch.offer(service, arrival, patient):
             return False
         entry = self._switch.sockets.by_cookie.get(held.cookie)

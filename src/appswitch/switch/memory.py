@@ -1,8 +1,8 @@
 """What the switch alone knows of sockets, in memory that outlives it (a memfd that the keeper holds).
 
 Most is in the kernel: names, states, peers. Noted here is what is not: options of a Unix socket that stands for TCP, a
-port that is bound but does not listen yet, the virtual addresses of TCP connections, who waits for a service. A note is
-written before the call is answered that it comes from.
+port that is bound but does not listen yet, the virtual addresses of TCP connections, who waits for a service, for whom
+a pair of ours is. A note is written before the call is answered that it comes from.
 """
 
 from __future__ import annotations
@@ -72,7 +72,18 @@ class GuestNote(msgspec.Struct, frozen=True, array_like=True, tag=3):
     until: float
 
 
-Note = SocketNote | ArrivalNote | GuestNote
+class PairNote(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The end of a pair of the switch's own that waits for accept(2): `services.Arrival`. It has no name to tell."""
+
+    cookie: int
+    service: int
+    peer: Address
+    local: Address
+    client_app: int | None
+    asked: Address | None
+
+
+Note = SocketNote | ArrivalNote | GuestNote | PairNote
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Note] = msgspec.msgpack.Decoder(Note)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from appswitch import _kernel
@@ -15,7 +16,7 @@ from appswitch.switch.core import Switch
 from appswitch.switch.datagram import Datagram
 from appswitch.switch.journal import Journal
 from appswitch.switch.lobby import lobby_name
-from appswitch.switch.memory import ArrivalNote, SocketNote
+from appswitch.switch.memory import ArrivalNote, Note, PairNote, SocketNote
 from appswitch.switch.moves import place_of
 from appswitch.switch.services import Service
 from appswitch.switch.sockets import CONNECTED, FINISHING, LISTENING, NEW, Socket
@@ -25,11 +26,12 @@ _ALL_STATES, _LISTEN_STATE = 0xFFF, 1 << 10
 _MAX_SERIAL = 1 << 31
 
 
-def restore(switch: Switch, journal: Journal) -> None:
-    """All of it. The apps are attached already."""
-    notes = switch.memory.recall()
+def restore(switch: Switch, journal: Journal, notes: Sequence[tuple[int, Note]]) -> None:
+    """All of it, by what was noted, but for connections that wait. The apps are attached already."""
     unix = _names(_ALL_STATES)
     for slot, note in notes:
+        if isinstance(note, PairNote):
+            continue
         app = switch.apps.get(note.app_id if not isinstance(note, ArrivalNote) else note.client_app)
         if app is None:
             switch.memory.drop(slot)

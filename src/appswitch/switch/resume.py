@@ -29,6 +29,7 @@ from appswitch.switch.flows import Identity, Path
 from appswitch.switch.held import Held, reset_tcp
 from appswitch.switch.kill import sockets_of_all
 from appswitch.switch.loop import SHORT
+from appswitch.switch.memory import PairNote
 from appswitch.switch.pieces import every, in_pieces
 from appswitch.switch.services import Arrival, Door, Service
 
@@ -121,7 +122,10 @@ class Resume:
             yield
 
     def _returned(self, one: Found) -> bool:
-        """It was taken from an app's own queue: it is the next one there."""
+        """It was taken from an app's own queue, or a proxy stands before it: it is the next one there."""
+        if one.pair is not None:
+            self._wait_again(one.fd, *one.pair)
+            return True
         name = sockaddr.unix_name(one.own) if sockaddr.family_of(one.own) == AF_UNIX else naming.LOBBY
         if name == naming.LOBBY:
             return False
@@ -132,6 +136,13 @@ class Resume:
         else:
             self._switch.offer(service, Arrival(one.fd, link.client, link.server, unix=True), patient=True)
         return True
+
+    def _wait_again(self, fd: Fd, slot: int, note: PairNote) -> None:
+        service = self._switch.services.by_id.get(note.service)
+        arrival = Arrival(fd, note.peer, note.local, True, note.client_app, note.asked, pair=True)
+        if service is None or not self._switch.offer(service, arrival, patient=True):
+            fd.close()
+        self._switch.memory.drop(slot)  # it has another one now
 
     def _resume(self, one: Found, clients: _Clients, who: dict[int, Identity]) -> None:
         if sockaddr.family_of(one.own) == AF_UNIX:

@@ -15,6 +15,7 @@ from appswitch.model import ServerRow
 from appswitch.routing.table import Endpoint, Table
 from appswitch.switch import naming
 from appswitch.switch.apps import App
+from appswitch.switch.memory import PairNote
 from appswitch.switch.parking import Queue
 from appswitch.switch.sockets import Socket, Sockets, own_address
 
@@ -32,6 +33,8 @@ class Arrival(NamedTuple):
     client_app: int | None = None
     asked: Address | None = None  # where the client wanted to go, if that is not ``local``
     on_lost: Callable[[], None] | None = None  # what becomes of it when nobody will accept any more; else it is closed
+    pair: bool = False  # the switch has made it: `memory.PairNote`
+    slot: int = 0  # of that, while it waits
 
 
 class Door:
@@ -79,6 +82,10 @@ class Service:
     def own(self, to: Address) -> Address:
         """What a connection to ``to`` has as its local address here."""
         return own_address(self.endpoint.bound, self.app.ips, to)
+
+    def note(self, pair: Arrival) -> PairNote:
+        """What a successor has to know of one that waits here."""
+        return PairNote(_kernel.cookie(pair.fd), self.id, pair.peer, pair.local, pair.client_app, pair.asked)
 
     def row(self) -> ServerRow:
         """As `ax get servers` shows it."""

@@ -38,6 +38,7 @@ from appswitch.switch.doors import Doors
 from appswitch.switch.parking import Parking
 from appswitch.switch.peeking import Peeking
 from appswitch.switch.pending import Phase
+from appswitch.switch.services import Arrival
 
 LIMIT = 400  # descriptors that we may have, in some of these tests
 
@@ -202,7 +203,7 @@ def test_connections_that_wait_for_a_service(fake: FakeSwitch, monkeypatch: pyte
     switch.sweep = Named(alive=lambda _service: True)
     service = fake.listen(fake.app(1, "10.0.0.1"), 80)
     service.backlog = 3
-    arrival: Any = Named(fd=null())
+    arrival = Arrival(null(), address("10.0.0.2:4000"), address("10.0.0.1:80"), unix=True)
 
     def offered(patient: bool) -> int:
         count = 0

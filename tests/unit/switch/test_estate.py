@@ -153,6 +153,19 @@ def test_other_sockets_are_nothing() -> None:
         assert [estate._look(os.getpid(), fd, fd.fileno()) for fd in others] == [None] * 4
 
 
+def test_an_end_of_a_pair_is_one_if_it_is_noted() -> None:
+    fd, _other = (Fd(end.detach()) for end in socket.socketpair())
+    assert estate._look(os.getpid(), fd, fd.fileno()) is None
+    _kernel.set_ours(fd, 1)
+    one = estate._look(os.getpid(), fd, fd.fileno(), pair=True)
+    assert one is not None
+    given: estate._Given = Given(True)  # type: ignore[assignment] # a stub
+    assert estate._is_ours([one], given, False)
+    second = estate._look(os.getpid(), again(fd), fd.fileno(), pair=True)
+    assert second is not None
+    assert not estate._is_ours([one, second], given, False), "it was given"
+
+
 def test_a_number_that_another_file_has_meanwhile() -> None:
     """Its process has ended, and another one has its pid: a pidfd never means that one."""
     pid = os.fork()

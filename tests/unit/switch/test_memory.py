@@ -10,11 +10,12 @@ import pytest
 from appswitch._kernel import Fd
 from appswitch.address import Address
 from appswitch.switch import memory as module
-from appswitch.switch.memory import SIZE, ArrivalNote, GuestNote, Memory, SocketNote, fresh_memory
+from appswitch.switch.memory import SIZE, ArrivalNote, GuestNote, Memory, PairNote, SocketNote, fresh_memory
 
 BOUND = SocketNote(77, 1, 2, True, 0, options=((6, 1, b"\1\0\0\0"),), bound=Address(b"\x7f\0\0\1", 80), reuseaddr=True)
 COMING = ArrivalNote(Address(b"abcd", 1), Address(b"efgh", 2), 3, 4, Address(b"ijkl", 5), Address(b"mnop", 6))
 WAITING = GuestNote(Address(b"abcd", 1), 1, 2, b"raw", 3, 4, 5, Address(b"efgh", 6), bytes(4), (None, "x"), 7.5, 8.5)
+BEHIND = PairNote(77, 3, Address(b"abcd", 1), Address(b"efgh", 2), 0, None)
 
 
 @pytest.fixture
@@ -31,11 +32,11 @@ def again(fd: Fd) -> Memory:
 
 def test_a_successor_finds_what_was_noted(fd: Fd) -> None:
     first = again(fd)
-    slots = [first.put(0, note) for note in (BOUND, COMING, WAITING)]
+    slots = [first.put(0, note) for note in (BOUND, COMING, WAITING, BEHIND)]
     assert 0 not in slots
     first.close()
     second = again(fd)
-    assert second.recall() == list(zip(slots, (BOUND, COMING, WAITING), strict=True))
+    assert second.recall() == list(zip(slots, (BOUND, COMING, WAITING, BEHIND), strict=True))
     second.drop(slots[1])
     assert second.put(0, BOUND) == slots[1], "a slot is used again, others stay"
     second.close()
