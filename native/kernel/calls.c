@@ -18,18 +18,14 @@ int join_now(int fd, int flags, const struct sockaddr_un *own, socklen_t own_siz
     if (bind(fd, (const struct sockaddr *)own, own_size) < 0) {
         return errno;
     }
-    if (!(flags & O_NONBLOCK)) { /* see connect_now */
-        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-    }
+    lend(fd, flags);
     enter();
     int error = connect(fd, (const struct sockaddr *)peer, peer_size) < 0 ? errno : 0;
     leave();
     if (error == EINTR) { /* see connect_now */
         error = EAGAIN;
     }
-    if (!(flags & O_NONBLOCK)) {
-        fcntl(fd, F_SETFL, flags);
-    }
+    take_back(fd, flags);
     return error;
 }
 

@@ -137,7 +137,7 @@ extern PyType_Spec fd_spec, sock_spec, parked_spec, ports_spec, route_spec, refl
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
     X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(is_listed) X(list_begin) X(list_more) X(dump_inet) \
     X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over) \
-    X(ended_for_us) X(hold) X(spawn) X(set_ours) X(give)
+    X(ended_for_us) X(hold) X(spawn) X(set_ours) X(give) X(note_loans)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);
@@ -166,6 +166,8 @@ int connect_now(int fd, const struct sockaddr *address, socklen_t size);
 int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size);
 void inherit(int from, int to);
 int nudge(int fd);
+void lend(int fd, int flags);
+void take_back(int fd, int flags);
 void enter(void);
 void leave(void);
 void enter_memory(pid_t tid);
@@ -258,5 +260,11 @@ struct written {
 };
 #define SETS_AT (LEDS_AT + LEDS * 24)
 #define SETS 4096
+
+/* Behind that, which file has O_NONBLOCK from us: our number of it (0: none), and its flags without. loan.c */
+struct loan {
+    int32_t number, flags;
+};
+#define LOAN_AT (SETS_AT + (1 + SETS) * 24)
 
 #endif

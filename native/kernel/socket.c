@@ -61,23 +61,19 @@ static PyObject *with_address(ARGS, const char *name, address_call call) {
 
 PyObject *k_bind(ARGS) { return with_address(module, args, nargs, "bind", bind); }
 
-/* The file may be an app's, and blocking: O_NONBLOCK is lent to it for the one call, so that we never wait. */
+/* connect(2) that never waits. The file may be an app's, and blocking: loan.c. */
 int connect_now(int fd, const struct sockaddr *address, socklen_t size) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0) {
         return -1;
     }
-    if (!(flags & O_NONBLOCK)) {
-        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-    }
+    lend(fd, flags);
     enter();
     int result = connect(fd, address, size);
     leave();
     /* It had lost O_NONBLOCK again, and would have waited: patience.c. */
     int error = errno != EINTR ? errno : address->sa_family == AF_UNIX ? EAGAIN : EINPROGRESS;
-    if (!(flags & O_NONBLOCK)) {
-        fcntl(fd, F_SETFL, flags);
-    }
+    take_back(fd, flags);
     errno = error;
     return result;
 }
@@ -197,17 +193,13 @@ int accept_now(int fd, struct sockaddr_storage *peer, socklen_t *size) {
     if (flags < 0) {
         return -1;
     }
-    if (!(flags & O_NONBLOCK)) { /* see connect_now: somebody else may take the connection first */
-        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-    }
+    lend(fd, flags); /* somebody else may take the connection first */
     *size = sizeof *peer;
     enter();
     int accepted = accept4(fd, (struct sockaddr *)peer, size, 0);
     leave();
     int error = errno == EINTR ? EAGAIN : errno; /* see connect_now */
-    if (!(flags & O_NONBLOCK)) {
-        fcntl(fd, F_SETFL, flags);
-    }
+    take_back(fd, flags);
     if (*size > sizeof *peer) {
         *size = sizeof *peer;
     }

@@ -261,6 +261,12 @@ def watch_over() -> None:
     See native/kernel/patience.c. To be called once, before `signal_fd`.
     """
 
+def note_loans(memory: _Fd, /) -> None:
+    """Write into the journal, a memfd, which app's file has O_NONBLOCK for one call of ours. Raises OSError.
+
+    See native/kernel/loan.c.
+    """
+
 def ended_for_us() -> int:
     """FUSE file systems that were ended since the last call: the watched thread waited for memory behind them."""
 

@@ -17,7 +17,9 @@ from e2e.world import PROGRAMS, PYTHON, Switched, say, wait_output
 from harness import Addresses, App, Daemon, free_port, wait_until
 from harness.rootless import Rootless
 
+from appswitch import _kernel
 from appswitch.keeper.directory import read_roster
+from appswitch.switch.journal import LOAN, LOAN_AT
 
 MANY = 200
 PATIENCE = 40.0  # seconds: a busy machine is no fault
@@ -234,6 +236,51 @@ def test_behind_a_header(world: Switched, services: Services) -> None:
     say(front, "go\n")
     assert [answer[:7] for answer in answers(socks)] == [b"served "] * MANY
     assert {line.split()[0] for line in front.stdout.splitlines()[1:]} == {"127.0.0.1"}
+
+
+def test_a_file_that_was_lent_o_nonblock(world: Switched) -> None:
+    """For accept(2), which then is to wait as before: the switch is stopped where it has just lent it, and killed."""
+    server = waiting_server(world)
+    say(server, "go\n")
+    switch = read_roster(str(world.daemon.run_dir))["switch"]
+    number, own = wait_until(lambda: shared(switch, server.pid), "accept(2) to wait")
+    os.kill(switch, signal.SIGSTOP)
+    got = _kernel.fetch(_kernel.pidfd_open(switch, 0), number)
+    assert not isinstance(got, int)
+    listener, _, flags = got
+    _kernel.set_status_flags(listener, flags | os.O_NONBLOCK)
+    listener.close()
+    journal = next(one for one, what in files(switch).items() if "memfd:appswitch-journal" in what)
+    with journal.open("r+b", buffering=0) as memory:
+        memory.seek(LOAN_AT)
+        memory.write(LOAN.pack(number, flags))
+    assert not is_blocking(own)
+    kill_switch(world.daemon)
+    assert is_blocking(own)
+    client = hoarder(world, str(server.ip), 7000, 3)
+    say(client, "go\n")
+    wait_output(client, "served 3", PATIENCE)
+
+
+def files(pid: int) -> dict[Path, str]:
+    """Its descriptors, and what they are. Some are closed meanwhile."""
+    found = {}
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[one] = str(one.readlink())
+    return found
+
+
+def shared(switch: int, app: int) -> tuple[int, Path] | None:
+    """The number that a socket of the app's has in the switch, and the app's own."""
+    mine = {what: one for one, what in files(app).items() if what.startswith("socket:")}
+    return next(((int(one.name), mine[what]) for one, what in files(switch).items() if what in mine), None)
+
+
+def is_blocking(file: Path) -> bool:
+    """proc_pid_fdinfo(5)."""
+    info = (file.parents[1] / "fdinfo" / file.name).read_text()
+    return not int(info.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK
 
 
 def test_an_upgrade_takes_them_over(world: Switched, services: Services) -> None:

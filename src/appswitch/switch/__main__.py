@@ -22,7 +22,7 @@ from appswitch.switch.channel import Channel
 from appswitch.switch.core import Config, Switch
 from appswitch.switch.descriptors import raise_limit
 from appswitch.switch.endpoint import Endpoint
-from appswitch.switch.estate import end, take
+from appswitch.switch.estate import end, take, take_back
 from appswitch.switch.journal import Journal, fresh_memory
 from appswitch.switch.keep import Keep, Kept, recovered
 from appswitch.switch.loop import Loop
@@ -48,6 +48,8 @@ def main() -> int:
     switch = Switch(_config(places), loop, journal, Reports(log), keep, kept)
     switch.holder.start()
     switch.on_detach = lambda app: keep.forget_app(app.spec.appid)
+    take_back(journal, list(kept.holders.values()))
+    _kernel.note_loans(journal.memory)
     launchers = _recover(switch, journal, os.fsencode(places.attach))
     attach_socket = _listen(keep, kept, places.attach, socket.SOCK_SEQPACKET, 0o666)
     channel_socket = _listen(keep, kept, places.switch, socket.SOCK_STREAM, 0o600)

@@ -17,6 +17,7 @@ What is not ours is closed, by ending the process that holds it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -84,6 +85,18 @@ def take(
     for cookie in pairs.keys() - found.keys():
         switch.memory.drop(pairs[cookie][0])
     return list(found.values()), list(launchers.values())
+
+
+def take_back(journal: Journal, holders: Sequence[Fd]) -> None:
+    """O_NONBLOCK that was lent to an app's file for the call in hand, which is to wait as before: native/kernel/loan.c.
+
+    Of two dead switches nobody knows whose number it is.
+    """
+    number, flags = journal.loan()
+    got = _kernel.fetch(holders[0], number) if number and len(holders) == 1 else errno.EBADF
+    if not isinstance(got, int):
+        _kernel.set_status_flags(got[0], flags)
+    journal.forget_loan()
 
 
 def _connections(

@@ -5,8 +5,9 @@ ever; its successor finds it here. Slot 0 is the call in hand, written by the ke
 are calls that wait.
 Behind the slots is a ring of the sockets that were made last, written by `_kernel.wait` as well (BIRTHS of kernel.h):
 nobody else knows of a Unix socket that nothing was done with yet whether it stands for IPv4 or IPv6.
-Behind that is who serves the connections that were held and then led without Python (LEDS of kernel.h), and a ring of
-the options that were set last on sockets that are not connected (SETS).
+Behind that is who serves the connections that were held and then led without Python (LEDS of kernel.h), a ring of the
+options that were set last on sockets that are not connected (SETS), and which file of an app's has O_NONBLOCK from us
+(native/kernel/loan.c).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _LED = struct.Struct("=3Q")  # cookies of both ends, client's and server's, and 
 _SETS = _LEDS + LEDS * _LED.size  # the ring of options: with the number of them so far
 SETS = 4096
 _SET = struct.Struct("=Qiii4x")  # cookie, level, name, value
-SIZE = _SETS + (1 + SETS) * _SET.size
+LOAN_AT = _SETS + (1 + SETS) * _SET.size
+LOAN = struct.Struct("=2i")
+SIZE = LOAN_AT + LOAN.size
 
 
 class Journal:
@@ -101,12 +104,24 @@ class Journal:
     def written(self) -> dict[int, dict[tuple[int, int], bytes]]:
         """The options, by cookie, level and name."""
         found: dict[int, dict[tuple[int, int], bytes]] = {}
-        head, *ring = _SET.iter_unpack(self.map[_SETS:SIZE])
+        head, *ring = _SET.iter_unpack(self.map[_SETS:LOAN_AT])
         first = head[0] % SETS if head[0] > SETS else 0  # the oldest
         for cookie, level, name, value in ring[first:] + ring[:first]:
             if cookie:
                 found.setdefault(cookie, {})[level, name] = value.to_bytes(4, "little", signed=True)
         return found
+
+    def loan(self) -> tuple[int, int]:
+        """The number of an app's file, in an earlier switch's table, that has O_NONBLOCK from it; its flags without.
+
+        0: there is none.
+        """
+        number, flags = LOAN.unpack_from(self.map, LOAN_AT)
+        return number, flags
+
+    def forget_loan(self) -> None:
+        """It was taken back."""
+        LOAN.pack_into(self.map, LOAN_AT, 0, 0)
 
     def switches(self, pid: int) -> tuple[int, ...]:
         """This switch and its last predecessors: what waits in a listener's queue was connected by one of them."""
