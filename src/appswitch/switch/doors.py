@@ -28,7 +28,7 @@ from appswitch.switch.loop import SHORT, Loop
 from appswitch.switch.memory import ArrivalNote, Memory
 from appswitch.switch.services import Arrival, Door, Service
 
-_STREAM, _NONBLOCK = 1, 0o4000
+_STREAM, _NONBLOCK, _SHUT_RDWR = 1, 0o4000, 2
 _SOL_SOCKET, _SO_REUSEADDR, _SO_REUSEPORT, _IPV6, _V6ONLY = 1, 2, 15, 41, 26
 _ON = b"\1\0\0\0"
 EXPECTED_LIMIT = 10_000  # connections of one app that are on their way
@@ -183,9 +183,13 @@ class Doors:
         return errno.EADDRNOTAVAIL
 
     def close(self, service: Service) -> None:
-        """Close all doors of a service: what waits in their queues is reset, as TCP does when a listener goes."""
+        """Close all doors of a service: what waits in their queues is reset, as TCP does when a listener goes.
+
+        The keeper has them as well, for a little longer: who is shut down frees its port at once.
+        """
         for door in service.doors:
             self._loop.unwatch(door.fd)
+            _kernel.shutdown(door.fd, _SHUT_RDWR)
             door.fd.close()
             if door.exposed:
                 self._exposed[door.actual].remove(service)

@@ -27,7 +27,7 @@ from appswitch.switch.services import Arrival, Service
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-_STREAM, _NONBLOCK, _BACKLOG = 1, 0o4000, 4096
+_STREAM, _NONBLOCK, _BACKLOG, _SHUT_RDWR = 1, 0o4000, 4096, 2
 _SOL_SOCKET, _SO_REUSEADDR, _IPV6, _V6ONLY = 1, 2, 41, 26
 _ON = b"\1\0\0\0"
 BATCH = 64  # connections that are accepted in one go, before others have their turn
@@ -62,6 +62,7 @@ class Gates:
             fd = self._open.pop(key)
             self.comers.gates[key[1]] -= 1
             self._switch.loop.unwatch(fd)
+            _kernel.shutdown(fd, _SHUT_RDWR)  # the keeper has it for a little longer, and the port is to be free
             fd.close()
             self._switch.keep.forget(_name(key))
         self._drop_kept(wanted)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Any
 
 import pytest
 from tests.unit.switch.fake import FakeSwitch, Named, address
 
 from appswitch._kernel import Fd
+from appswitch.address import Address, ip_bytes
+from appswitch.kernel.sockaddr import AF_INET
 from appswitch.switch import doors as module
+from appswitch.switch.descriptors import duplicate
 from appswitch.switch.doors import Doors
+from appswitch.switch.exposure import Opening
 from appswitch.switch.naming import Connection
 
 
@@ -78,3 +83,21 @@ def test_nothing_is_kept_of_connections_that_have_arrived(fake: FakeSwitch, monk
     doors.forget_client(1)
     assert not doors._expected
     assert not doors._by_client
+
+
+def test_a_closed_doors_port_is_free_though_the_keeper_still_has_it(fake: FakeSwitch) -> None:
+    """A server that closes its exposed socket and listens again is not to wait for another process."""
+    gates: Any = Named(judges=False, comers=fake.comers)
+    doors = Doors(fake.loop, [range(0)], lambda _: None, lambda _: None, lambda _: None, gates, fake.keeping)
+    service = fake.listen(fake.app(1, "10.0.0.1"), 80)
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    expose: Any = Named(host_ip=None)
+    opening = Opening(expose, Address(ip_bytes("127.0.0.1"), port), AF_INET)
+    assert doors.expose(service, opening) == 0
+    keepers = duplicate(service.doors[0].fd)
+    doors.close(service)
+    assert doors.expose(service, opening) == 0
+    with socket.create_connection(("127.0.0.1", port), 20):
+        doors.close(service)
+    keepers.close()
