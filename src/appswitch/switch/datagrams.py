@@ -225,11 +225,16 @@ class Datagrams:
 
         Bound sockets all have SO_REUSEADDR in the kernel, for the sake of guests; here it is what the app has set.
         """
-        self._sweep_app(datagram.app)
+        if not self._refused(datagram, wanted, v6only):
+            return False
+        self._sweep_app(datagram.app)  # only now: it asks for every socket of the app
+        return self._refused(datagram, wanted, v6only)
+
+    def _refused(self, datagram: Datagram, wanted: Address, v6only: bool) -> bool:
         return any(
-            _overlap(wanted.ip, v6only, other.bound.ip, other.v6only)
-            and OFF in (datagram.reuseaddr, other.reuseaddr)
+            OFF in (datagram.reuseaddr, other.reuseaddr)
             and not (datagram.reuseport and other.reuseport)
+            and _overlap(wanted.ip, v6only, other.bound.ip, other.v6only)
             for other in self._serving.get(datagram.app.id, {}).values()
             if other is not datagram and other.bound is not None and other.bound.port == wanted.port
         )

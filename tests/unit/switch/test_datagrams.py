@@ -26,8 +26,10 @@ class Home:
     def __init__(self, cookie: int) -> None:
         self.cookie = cookie
         self.bound: set[int] = set()
+        self.asked = 0  # how often the kernel would have had to list them
 
     def datagrams(self) -> Iterator[int]:
+        self.asked += 1
         yield from self.bound
 
 
@@ -186,6 +188,15 @@ def test_closed_servers_are_forgotten(world: World) -> None:
     app.home.bound.clear()  # type: ignore[union-attr]
     world.datagrams.sweep_some()
     assert world.datagrams.server_rows() == ()
+
+
+def test_many_that_share_a_port_are_not_listed_for_each(world: World) -> None:
+    app = world.app("10.0.0.1")
+    for cookie in range(1, 100):
+        one = world.serve(app, "0.0.0.0", 53, cookie)
+        one.reuseaddr = b"\1\0\0\0"
+        assert not world.datagrams.taken(one, Address(ip_bytes("10.0.0.1"), 53), v6only=False)
+    assert app.home.asked == 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
