@@ -70,6 +70,9 @@ STAYS_BEHIND = (
 )
 NOT_IN_WINDOW = "sendmsg(2) is seen by descriptors of a window only; others send to nobody over IPv4 (docs/limits.md)"
 MARKED = "packets of UDP sockets carry a mark, for which any address is local: native/launcher.c, steer_udp()"
+NO_ERROR_QUEUE = "unix_stream_recvmsg() does not look at MSG_ERRQUEUE, and nothing is ever reported there"
+NO_SEGMENTS = "there are no segments that could be filled: what is written is there at once"
+NO_ADDRESS_FORM = "a Unix socket has no IPv6 part that could be taken off; programs then go on with IPv6"
 NO_LOW_WATER = "poll(2) is never intercepted, and unix_poll() does not look at SO_RCVLOWAT"
 
 
@@ -144,6 +147,20 @@ DIFFERENT = Differences(
         [("sendmsg(ends[0], &message, MSG_NOSIGNAL): 3", "sendmsg(ends[0], &message, MSG_NOSIGNAL): EISCONN")],
         UNIX,
     ),
+    Difference(
+        "data.c",
+        "error_queue_is_not_data",
+        NO_ERROR_QUEUE,
+        [
+            (
+                "recvmsg(ends[0], &message, MSG_ERRQUEUE | MSG_DONTWAIT): EAGAIN",
+                "recvmsg(ends[0], &message, MSG_ERRQUEUE | MSG_DONTWAIT): 1",
+            ),
+            ("recv(ends[0], &c, 1, MSG_DONTWAIT): 1", "recv(ends[0], &c, 1, MSG_DONTWAIT): EAGAIN"),
+        ],
+        UNIX,
+    ),
+    Difference("data.c", "more_is_held_back", NO_SEGMENTS, [("held back: 1", "held back: 0")], UNIX),
     Difference("data.c", "receive_low_water_and_poll", NO_LOW_WATER, [("two of four: none", "two of four: IN")], UNIX),
     Difference(
         "options.c",
@@ -162,6 +179,14 @@ DIFFERENT = Differences(
         QUIRK,
         [("TCP_WINDOW_CLAMP 0: EINVAL, then 65536 in 4 bytes", "TCP_WINDOW_CLAMP 0: EINVAL, then 0 in 4 bytes")],
         UNIX,
+    ),
+    Difference(
+        "options.c",
+        "address_form",
+        NO_ADDRESS_FORM,
+        [("fresh: ENOTCONN", "fresh: ENOPROTOOPT"), ("connected: EADDRNOTAVAIL", "connected: ENOPROTOOPT")],
+        UNIX,
+        ("ip6",),
     ),
     _zerocopy("fresh_socket", "unix"),
     _zerocopy("connected_socket", "unix"),
@@ -205,6 +230,18 @@ DIFFERENT = Differences(
             ("read(fd, &byte, 1): ENOTCONN", "read(fd, &byte, 1): EINVAL"),
             ("recv(fd, &byte, 1, MSG_DONTWAIT): ENOTCONN", "recv(fd, &byte, 1, MSG_DONTWAIT): EINVAL"),
             ("write(fd, &byte, 1): EPIPE", "write(fd, &byte, 1): ENOTCONN"),
+        ],
+        UNIX,
+    ),
+    Difference(
+        "socket.c",
+        "never_connected_message",
+        UNCONNECTED,
+        [
+            (
+                "sendmsg(tcp(), &message, MSG_NOSIGNAL): EPIPE",
+                "sendmsg(tcp(), &message, MSG_NOSIGNAL): EOPNOTSUPP",
+            )
         ],
         UNIX,
     ),

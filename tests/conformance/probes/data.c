@@ -431,3 +431,31 @@ PROBE(error_queue)
     connection(ends);
     TRY(recvmsg(ends[0], &message, MSG_ERRQUEUE | MSG_DONTWAIT));
 }
+
+PROBE(error_queue_is_not_data)
+{
+    int ends[2];
+    char c;
+    struct iovec io = {&c, 1};
+    struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1};
+    connection(ends);
+    MUST(send(ends[1], "a", 1, MSG_NOSIGNAL));
+    EVENTS("there", ends[0], POLLIN, 1000);
+    TRY(recvmsg(ends[0], &message, MSG_ERRQUEUE | MSG_DONTWAIT));
+    TRY(recv(ends[0], &c, 1, MSG_DONTWAIT));
+}
+
+PROBE(more_is_held_back)
+{
+    /* TCP waits 200 ms for the rest: who is kept from the processor for so long tries again */
+    int ends[2], held = 0;
+    char text[2];
+    connection(ends);
+    for (int i = 0; i < 5 && !held; i++) {
+        MUST(send(ends[0], "a", 1, MSG_NOSIGNAL | MSG_MORE));
+        held = recv(ends[1], text, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+        MUST(send(ends[0], "b", 1, MSG_NOSIGNAL));
+        recv_all(ends[1], text, held ? 2 : 1);
+    }
+    say("held back: %d", held);
+}

@@ -488,3 +488,12 @@ PROBE(ulp_and_repair)
     say("repair %d", get(fd, IPPROTO_TCP, TCP_REPAIR));
     say("md5: %s", name_of_errno(setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, "x", 1) < 0 ? errno : 0));
 }
+
+PROBE(address_form)
+{
+    /* ipv6(7): to make an IPv4 socket of an IPv6 one that is connected to an IPv4 address */
+    int ends[2], form = AF_INET;
+    AS("fresh", setsockopt(tcp(), SOL_IPV6, IPV6_ADDRFORM, &form, sizeof form));
+    connection(ends);
+    AS("connected", setsockopt(ends[0], SOL_IPV6, IPV6_ADDRFORM, &form, sizeof form));
+}

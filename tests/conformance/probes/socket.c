@@ -135,6 +135,14 @@ PROBE(never_connected_io)
     TRY(write(fd, &byte, 1));
 }
 
+PROBE(never_connected_message)
+{
+    addr_t to = at(8000);
+    struct iovec io = {"a", 1};
+    struct msghdr message = {.msg_name = &to.sa, .msg_namelen = to.len, .msg_iov = &io, .msg_iovlen = 1};
+    TRY(sendmsg(tcp(), &message, MSG_NOSIGNAL));
+}
+
 PROBE(never_connected_poll) { EVENTS("poll", tcp(), POLLIN | POLLOUT | POLLRDHUP, 0); }
 
 PROBE(many_fresh_sockets)
