@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 static struct loan nobody_knows;
 static struct loan *noted = &nobody_knows;
@@ -37,6 +38,11 @@ PyObject *k_note_loans(ARGS) {
     }
     int fd = as_fd(module, args[0]);
     if (fd < 0) {
+        return NULL;
+    }
+    struct stat file;
+    if (fstat(fd, &file) < 0 || file.st_size < LOAN_AT + (off_t)sizeof *noted) { /* else what is written ends us */
+        PyErr_SetString(PyExc_ValueError, "the journal has no room for loans");
         return NULL;
     }
     const off_t within = LOAN_AT % sysconf(_SC_PAGESIZE);

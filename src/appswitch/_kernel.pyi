@@ -262,9 +262,9 @@ def watch_over() -> None:
     """
 
 def note_loans(memory: _Fd, /) -> None:
-    """Write into the journal, a memfd, which app's file has O_NONBLOCK for one call of ours. Raises OSError.
+    """Write into the journal, a memfd, which app's file has O_NONBLOCK for one call of ours: native/kernel/loan.c.
 
-    See native/kernel/loan.c.
+    Raises OSError, and ValueError when it is too short.
     """
 
 def ended_for_us() -> int:

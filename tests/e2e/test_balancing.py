@@ -30,7 +30,7 @@ def greeter(world: Switched, word: str, *options: str, port: int = 7000) -> App:
 
 def ask(world: Switched, ip: str, *, port: int = 7000, status: int | None = 0, **more: object) -> str:
     """Who answers."""
-    done = world.run("socat", "-", f"TCP:{ip}:{port}", status=status, **more)  # type: ignore[arg-type]
+    done = world.run("socat", "-t10", "-", f"TCP:{ip}:{port}", status=status, **more)  # type: ignore[arg-type]
     return done.stdout.strip() or done.stderr.strip().rpartition(": ")[2]
 
 
@@ -214,5 +214,5 @@ def test_ipv6(switched: Switched, services: Services) -> None:
     ip, ip6 = switched.addresses.v4(), switched.addresses.v6()
     services.vservice("dual", {"ip": str(server.ip).split(",")[1]}, ports="80:7000", ip=f"{ip},{ip6}")
     own = f"{switched.addresses.v4()},{switched.addresses.v6()}"
-    seen = switched.run("sh", "-c", f"socat - TCP:{ip}:80; socat - TCP6:[{ip6}]:80", ip=own).stdout.split()
+    seen = switched.run("sh", "-c", f"socat -t10 - TCP:{ip}:80; socat -t10 - TCP6:[{ip6}]:80", ip=own).stdout.split()
     assert len(seen) == 2, seen

@@ -99,7 +99,7 @@ def test_a_crash_of_an_app_in_the_middle_harms_nobody(switched: Switched) -> Non
     waiting = [switched.start("socat", "TCP-LISTEN:7001", "-", listening=7001) for _ in range(5)]
     for app in waiting:
         app.kill()
-    assert switched.run("socat", "-", f"TCP:{server.ip}:7000").stdout == "served\n"
+    assert switched.run("socat", "-t10", "-", f"TCP:{server.ip}:7000").stdout == "served\n"
     ids = {app.pid for app in waiting}
     wait_until(lambda: not ids & {row["pid"] for row in switched.daemon.get("apps")}, "the dead to be forgotten")
 
@@ -119,7 +119,7 @@ def test_a_killed_switch_is_succeeded(daemon_factory: Callable[..., Daemon], add
             os.kill(told["pids"]["switch"], signal.SIGKILL)
             got = world.run("curl", "-sS", "--max-time", "10", url(str(nginx.ip)), url(str(nginx.ip)))
             assert got.stdout.count("hello") == 2
-            assert world.run("socat", "-", f"TCP:{accepting.ip}:7000", input="echo\n").stdout == "echo\n"
+            assert world.run("socat", "-t10", "-", f"TCP:{accepting.ip}:7000", input="echo\n").stdout == "echo\n"
             say(client, "get key\n")
             wait_output(client, '"?kept')
             loaded = world.run("redis-benchmark", "-h", str(server.ip), "-q", "-n", "1000", "-c", "20", "-t", "incr")

@@ -177,7 +177,7 @@ def test_several_apps_of_one_name(apps: Switched) -> None:
         for who in ("one", "two")
     }
     assert set(dig(apps, "pair")) == both
-    script = 'for n in 1 2 3 4 5 6 7 8 9 10; do socat - "TCP4:$(dig +noedns +short pair | head -n 1):80"; done'
+    script = 'for n in 1 2 3 4 5 6 7 8 9 10; do socat -t10 - "TCP4:$(dig +noedns +short pair | head -n 1):80"; done'
     assert set(apps.run("sh", "-c", script).stdout.split()) == {"one", "two"}
 
 

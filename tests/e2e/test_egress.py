@@ -111,7 +111,7 @@ def test_programs_say_what_they_got(apps: Switched) -> None:
     words = ("curl", "-sS", "--max-time", "5", f"http://{OUTSIDE}:7000/")
     got = apps.run(*words, options=["--egress", "deny", "--egress-error", "ECONNREFUSED"], status=7)
     assert "Failed to connect" in got.stderr
-    got = apps.run("socat", "-", f"TCP:{OUTSIDE}:7000", options=["--egress", "deny"], status=1)
+    got = apps.run("socat", "-t10", "-", f"TCP:{OUTSIDE}:7000", options=["--egress", "deny"], status=1)
     assert "Permission denied" in got.stderr
     got = apps.run("socat", "-", f"UDP:{OUTSIDE}:7000", options=["--egress", "deny"], status=1)
     assert "Permission denied" in got.stderr

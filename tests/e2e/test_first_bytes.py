@@ -91,7 +91,7 @@ def test_a_listener_is_ready_only_for_connections(switched: Switched, services: 
     routes = [{"match": {"http.path": ["*"]}, "backends": [{"ip": str(server.ip)}]}]
     held = services.vservice("held", str(server.ip), ports="80:7000", routes=routes)
     plain = services.vservice("plain", str(server.ip), ports="80:7000")
-    script = 'for ip in "$@"; do printf "GET / HTTP/1.0\\r\\n\\r\\n" | socat - TCP:$ip; echo; done'
+    script = 'for ip in "$@"; do printf "GET / HTTP/1.0\\r\\n\\r\\n" | socat -t10 - TCP:$ip; echo; done'
     got = switched.run("sh", "-c", script, "sh", f"{held}:80", f"{plain}:80", f"{server.ip}:7000", f"{held}:80")
     assert got.stdout.split() == ["idle"] * 4
 
@@ -116,7 +116,7 @@ def test_who_connects_and_says_nothing(switched: Switched, services: Services) -
     hoarder = switched.start(PYTHON, "-c", HOARD, ip, stdin=subprocess.PIPE)
     wait_output(hoarder, "connected")
     assert services.stats()["held"] == 1024
-    got = switched.run("socat", "-", f"TCP:{ip}:80", input="GET /two/x HTTP/1.0\r\n\r\n")
+    got = switched.run("socat", "-t10", "-", f"TCP:{ip}:80", input="GET /two/x HTTP/1.0\r\n\r\n")
     assert got.stdout == "two"
     hang_up(hoarder)
     assert hoarder.wait() == 0

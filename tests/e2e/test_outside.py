@@ -128,7 +128,7 @@ def test_an_address_whose_app_ended_is_forgotten(apps: Switched, outside: Plain,
     """An app hides whoever has the same address out there, as long as it lives."""
     outside.start(*Nginx(place).argv, listening=80)
     app = apps.start("socat", "TCP-LISTEN:80,fork", "EXEC:echo inside", ip=OUTSIDE, listening=80)
-    assert apps.run("socat", "-", f"TCP:{OUTSIDE}:80").stdout == "inside\n"
+    assert apps.run("socat", "-t10", "-", f"TCP:{OUTSIDE}:80").stdout == "inside\n"
     app.stop()
     wait_until(lambda: not apps.daemon.get("apps"), "the app to be forgotten")
     assert "hello" in apps.run(*CURL, url(OUTSIDE)).stdout
@@ -198,10 +198,10 @@ def test_exposed_before_anybody_listens(apps: Switched, host: Plain) -> None:
     """Until the app listens, the host's port refuses; afterwards it serves; then it refuses again."""
     script = 'read x; timeout 5 socat TCP-LISTEN:7000,reuseaddr EXEC:"echo served"; echo ended; read x'
     app = apps.start("bash", "-c", script, options=["--expose", "7000:7001"], stdin=subprocess.PIPE)
-    host.run("socat", "-", f"TCP:{NODE}:7001", status=1)
+    host.run("socat", "-t10", "-", f"TCP:{NODE}:7001", status=1)
     say(app, "\n")
     apps.wait_listening(app, 7000)
-    assert host.run("socat", "-", f"TCP:{NODE}:7001").stdout == "served\n"
+    assert host.run("socat", "-t10", "-", f"TCP:{NODE}:7001").stdout == "served\n"
     wait_output(app, "ended")
     refused = ("socat", "-", f"TCP:{NODE}:7001")
     wait_until(lambda: host.run(*refused, status=None).returncode == 1, "the host's port to be closed")

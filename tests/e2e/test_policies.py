@@ -34,7 +34,7 @@ def ask(
     world: Switched, *targets: str, ip: str | None = None, options: tuple[str, ...] = (), user: str = ""
 ) -> list[str]:
     """What each target says, or why it cannot be reached. All from one app."""
-    script = 'for to in "$@"; do socat - "TCP:$to" 2>&1 </dev/null | sed "s/.*: //" | head -n 1; done'
+    script = 'for to in "$@"; do socat -t10 - "TCP:$to" 2>&1 </dev/null | sed "s/.*: //" | head -n 1; done'
     got = world.run("sh", "-c", script, "sh", *targets, ip=ip, options=options, user=user)
     return got.stdout.splitlines()
 
@@ -54,7 +54,7 @@ def test_an_error_of_choice(switched: Switched, services: Services, error: str) 
     server = echo(switched)
     services.policy(f"no-{error.lower()}", "deny", to={"networks": [str(server.ip)]}, error=error)
     to = f"{server.ip}:7000"
-    script = f"for n in 1 2 3; do socat - TCP:{to}; done; curl -sS --max-time 5 http://{to}"
+    script = f"for n in 1 2 3; do socat -t10 - TCP:{to}; done; curl -sS --max-time 5 http://{to}"
     got = switched.run("sh", "-c", script, status=28 if error == "ETIMEDOUT" else 7)
     assert got.stderr.count(TEXT[error]) >= 3, got.stderr
     assert got.stdout == ""
@@ -99,14 +99,15 @@ def test_users_and_programs(switched: Switched, services: Services) -> None:
     server = echo(switched)
     to = f"{server.ip}:7000"
     services.policy("no-curl", "deny", from_={"executables": ["/usr/bin/curl"]}, to={"networks": [str(server.ip)]})
-    script = f"curl -s --http0.9 --max-time 5 {to} || echo $?; socat - TCP:{to} </dev/null"
+    script = f"curl -s --http0.9 --max-time 5 {to} || echo $?; socat -t10 - TCP:{to} </dev/null"
     assert switched.run("sh", "-c", script).stdout == "7\nhello\n"
     services.delete("policy", "no-curl")
     services.policy("no-daemon", "deny", from_={"uids": [1]}, to={"networks": [str(server.ip)]})
     assert ask(switched, to, user="daemon") == [TEXT["EACCES"]]
     assert ask(switched, to) == ["hello"]
     # Within one app: the same address, asked for by another user.
-    script = f"setpriv --reuid 1 --clear-groups socat - TCP:{to} </dev/null || echo denied; socat - TCP:{to} </dev/null"
+    asks = f"socat -t10 - TCP:{to} </dev/null"
+    script = f"setpriv --reuid 1 --clear-groups {asks} || echo denied; {asks}"
     assert switched.run("sh", "-c", script).stdout == "denied\nhello\n"
 
 

@@ -95,7 +95,7 @@ def test_killed_clients_and_servers_are_noticed(world: World) -> None:
     wait_output(client, "one\n")
     server.kill()
     client.wait()
-    refused = world.run("socat", "-", f"TCP:{server.ip}:9000", status=None)
+    refused = world.run("socat", "-t10", "-", f"TCP:{server.ip}:9000", status=None)
     assert refused.returncode == 1
     serve(world, "threading", server.ip)
     assert world.run(PYTHON, LINES, str(server.ip), "9000", "4", "2").stdout.endswith(f"{server.ip}|9000\n")

@@ -81,7 +81,7 @@ def test_the_same_address_in_other_words(switched: Switched) -> None:
     """An IPv6 address may be written in many ways; it is one address."""
     server = switched.start("socat", "TCP6-LISTEN:7000,fork", "SYSTEM:echo $SOCAT_SOCKADDR", ip="FD77:0::00AB",
                             listening=7000)  # fmt: skip
-    got = switched.run("socat", "-", "TCP6:[fd77::ab]:7000", ip="fd77::cd")
+    got = switched.run("socat", "-t10", "-", "TCP6:[fd77::ab]:7000", ip="fd77::cd")
     assert "ab" in got.stdout, server
 
 
@@ -210,14 +210,14 @@ def test_the_hosts_network_namespace(switched: Switched, option: str) -> None:
                                 listening=7000)  # fmt: skip
         client = switched.addresses.v4()
         for options in ([option], []):
-            got = switched.run("socat", "-", f"TCP:{server.ip}:7000", ip=client, options=options)
+            got = switched.run("socat", "-t10", "-", f"TCP:{server.ip}:7000", ip=client, options=options)
             assert got.stdout == f"{client}\n"
 
 
 def test_without_an_address(switched: Switched) -> None:
     """An app without an address reaches those that have one, and may serve itself."""
     server = switched.start("socat", "TCP-LISTEN:7000,fork", "EXEC:echo served", listening=7000)
-    assert switched.run("socat", "-", f"TCP:{server.ip}:7000", ip="").stdout == "served\n"
+    assert switched.run("socat", "-t10", "-", f"TCP:{server.ip}:7000", ip="").stdout == "served\n"
     script = "socat TCP-LISTEN:7000 EXEC:'echo own' & until socat - TCP:127.0.0.1:7000 2>/dev/null; do sleep 0.05; done"
     assert switched.run("bash", "-c", script, ip="").stdout == "own\n"
 
@@ -308,7 +308,7 @@ def test_children_that_outlive_the_program_stay_connected(switched: Switched, pl
     try:
 
         def served() -> bool:
-            return switched.run("socat", "-", f"TCP:{ip}:7000", status=None).stdout == "served\n"
+            return switched.run("socat", "-t10", "-", f"TCP:{ip}:7000", status=None).stdout == "served\n"
 
         wait_until(served, "the orphan to serve")
     finally:

@@ -47,7 +47,7 @@ def test_half_closed_connections(world: World) -> None:
 def test_socat_ipv6(world: World) -> None:
     server = world.start("socat", "TCP6-LISTEN:7000,fork", "SYSTEM:echo $SOCAT_PEERADDR", ip=world.addresses.v6(),
                          listening=7000)  # fmt: skip
-    got = world.run("socat", "-", f"TCP6:[{server.ip}]:7000", ip=(client := world.addresses.v6()))
+    got = world.run("socat", "-t10", "-", f"TCP6:[{server.ip}]:7000", ip=(client := world.addresses.v6()))
     groups = got.stdout.strip().strip("[]").split(":")
     assert [int(group, 16) for group in groups] == _groups(client)
 

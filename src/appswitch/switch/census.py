@@ -21,7 +21,7 @@ from appswitch.switch.pace import Pace
 if TYPE_CHECKING:
     from appswitch.switch.core import Switch
 
-FRESH = 0.02  # seconds that a count is good for where a limit has been reached
+FRESH = 0.02  # seconds that a count is good for where a limit may have been reached
 EVERY = 0.5  # seconds between counts where a balancer goes by them
 _SYN_SENT, _LISTEN = 1 << 2, 1 << 10
 
@@ -38,7 +38,7 @@ class Census:
         self._regular = Pace(EVERY)
 
     def refresh(self, now: float) -> None:
-        """A limit has been reached: look whether that is still so."""
+        """A limit has been reached, or may have been: look whether it is so now."""
         if self._pace.due(now):
             self._count(self._counted())
 

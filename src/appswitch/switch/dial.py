@@ -66,6 +66,8 @@ class Dial:
 
     def _next(self) -> Upstream | None:
         now = time.monotonic()
+        if self.verdict.cluster.limits.pending:  # who waits in a server's queue is known by counting alone
+            self._switch.census.refresh(now)
         chosen = self._choose(now)
         if isinstance(chosen, NoRoom):
             self._switch.census.refresh(now)

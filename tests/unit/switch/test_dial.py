@@ -105,6 +105,16 @@ def test_accounts(fake: FakeSwitch) -> None:
     assert (row.total, row.failures) == (3, 1), "who has no room has not failed"
 
 
+def test_who_waits_in_queues_is_counted_before_anybody_is_chosen(fake: FakeSwitch) -> None:
+    """Made at once, and not accepted: the accounts say nothing of it."""
+    limits = Limits(pending=2, error="ETIMEDOUT")
+    one = dial(fake, *OUTSIDE[:1], limits=limits)
+    upstream = one.verdict.upstreams[0]
+    fake.census.then = lambda: one.balancer.set_active(upstream.key, 2, 2)
+    assert one.next() is None
+    assert (one.error, one.rule) == (errno.ETIMEDOUT, "limits")
+
+
 def test_at_the_limit_the_kernel_is_asked_before_anybody_is_refused(fake: FakeSwitch) -> None:
     limits = Limits(connections=1, error="ETIMEDOUT")
     first = dial(fake, *OUTSIDE[:1], limits=limits)
