@@ -126,8 +126,33 @@ PyObject *k_dump_unix(ARGS) {
     return rows;
 }
 
-/* is_listed(inode, cookie): whether that Unix socket of our network namespace is still there. One question, one answer:
- * the kernel looks for it among all, but lists none of the others. */
+/* Whether the one socket that is asked for is still there. One question, one answer: the kernel lists no others. */
+static PyObject *is_there(const void *question, size_t size) {
+    _Alignas(struct nlmsghdr) char answer[1024];
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    ssize_t got = send(fd, question, size, 0) < 0 ? -1 : recv(fd, answer, sizeof answer, 0);
+    int error = errno;
+    close(fd);
+    const struct nlmsghdr *h = (const struct nlmsghdr *)answer;
+    if (got < (ssize_t)sizeof *h) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (h->nlmsg_type != NLMSG_ERROR) {
+        Py_RETURN_TRUE;
+    }
+    error = -((const struct nlmsgerr *)NLMSG_DATA(h))->error;
+    if (error == ENOENT || error == ESTALE) { /* none with this inode or these addresses; another socket's by now */
+        Py_RETURN_FALSE;
+    }
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* is_listed(inode, cookie): of a Unix socket of our network namespace. */
 PyObject *k_is_listed(ARGS) {
     uint64_t inode, cookie;
     (void)module;
@@ -144,28 +169,53 @@ PyObject *k_is_listed(ARGS) {
                     .udiag_ino = (uint32_t)inode,
                     .udiag_cookie = {(uint32_t)cookie, (uint32_t)(cookie >> 32)}},
     };
-    _Alignas(struct nlmsghdr) char answer[1024];
-    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    if (fd < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
+    return is_there(&message, sizeof message);
+}
+
+/* An IP address and port as sock_diag(7) has them. 0 or, of what is no such sockaddr, -1. */
+static int diag_address(PyObject *object, int *family, uint32_t *ip, uint16_t *port) {
+    char *raw;
+    Py_ssize_t size;
+    struct sockaddr_in6 address = {0};
+    if (as_bytes(object, &raw, &size) < 0) {
+        return -1;
     }
-    ssize_t got = send(fd, &message, sizeof message, 0) < 0 ? -1 : recv(fd, answer, sizeof answer, 0);
-    int error = errno;
-    close(fd);
-    const struct nlmsghdr *h = (const struct nlmsghdr *)answer;
-    if (got < (ssize_t)sizeof *h) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
+    memcpy(&address, raw, (size_t)size < sizeof address ? (size_t)size : sizeof address);
+    *family = address.sin6_family;
+    *port = address.sin6_port; /* at the same place in both: ip(7), ipv6(7) */
+    if (*family == AF_INET6) {
+        memcpy(ip, &address.sin6_addr, sizeof address.sin6_addr);
+    } else {
+        memcpy(ip, &((struct sockaddr_in *)&address)->sin_addr, sizeof(struct in_addr));
     }
-    if (h->nlmsg_type != NLMSG_ERROR) {
-        Py_RETURN_TRUE;
+    return 0;
+}
+
+/* is_connected(cookie, own, peer): of a TCP connection of our network namespace, by its sockaddrs. */
+PyObject *k_is_connected(ARGS) {
+    uint64_t cookie;
+    int family, peers;
+    struct {
+        struct nlmsghdr header;
+        struct inet_diag_req_v2 request;
+    } message = {
+        .header = {.nlmsg_len = sizeof message, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
+        .request = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0U},
+    };
+    struct inet_diag_sockid *id = &message.request.id;
+    (void)module;
+    if (arity("is_connected", nargs, 3) < 0 || as_u64(args[0], &cookie) < 0 ||
+        diag_address(args[1], &family, id->idiag_src, &id->idiag_sport) < 0 ||
+        diag_address(args[2], &peers, id->idiag_dst, &id->idiag_dport) < 0) {
+        return NULL;
     }
-    error = -((const struct nlmsgerr *)NLMSG_DATA(h))->error;
-    if (error == ENOENT || error == ESTALE) { /* no such inode; another socket's by now */
+    if (family != peers || (family != AF_INET && family != AF_INET6)) {
         Py_RETURN_FALSE;
     }
-    errno = error;
-    return PyErr_SetFromErrno(PyExc_OSError);
+    message.request.sdiag_family = (uint8_t)family;
+    id->idiag_cookie[0] = (uint32_t)cookie;
+    id->idiag_cookie[1] = (uint32_t)(cookie >> 32);
+    return is_there(&message, sizeof message);
 }
 
 /* list_begin(family, states): ask for all sockets, Unix ones or those of TCP. A netlink socket that tells of them, some

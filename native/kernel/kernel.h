@@ -135,9 +135,9 @@ extern PyType_Spec fd_spec, sock_spec, parked_spec, ports_spec, route_spec, refl
     X(set_status_flags) X(bind) X(connect) X(connect_unix) X(bind_unix) X(listen) \
     X(send) X(peek) X(join) X(inherit) X(is_shut) X(shutdown) X(accept) \
     X(accept_give) X(trust) X(getsockname) X(getpeername) X(getsockopt) X(setsockopt) X(open_elsewhere) \
-    X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(is_listed) X(list_begin) X(list_more) X(dump_inet) \
-    X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) X(signal_fd) X(watch_over) \
-    X(ended_for_us) X(hold) X(spawn) X(set_ours) X(give) X(note_loans)
+    X(epoll_add_at) X(name_head) X(http_request) X(dump_unix) X(is_listed) X(is_connected) X(list_begin) X(list_more) \
+    X(dump_inet) X(dump_tcp_info) X(socket_in) X(receive) X(send_to) X(inherit_datagram) X(attach_filter) \
+    X(signal_fd) X(watch_over) X(ended_for_us) X(hold) X(spawn) X(set_ours) X(give) X(note_loans)
 /* clang-format on */
 
 #define DECLARE(name) PyObject *k_##name(ARGS);

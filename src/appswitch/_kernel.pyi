@@ -300,6 +300,9 @@ def dump_unix(states: int, /) -> list[tuple[int, int, int, int, int, int, bytes]
 def is_listed(inode: int, cookie: int, /) -> bool:
     """Whether a Unix socket of this network namespace is still there."""
 
+def is_connected(cookie: int, own: bytes, peer: bytes, /) -> bool:
+    """Whether a TCP connection of this network namespace is still there, by its sockaddrs."""
+
 def list_begin(family: int, states: int, /) -> Fd:
     """Ask for all Unix sockets, or those of TCP, of this network namespace.
 

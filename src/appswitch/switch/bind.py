@@ -110,6 +110,13 @@ def release(sock: Socket) -> None:
     sock.bound = None
 
 
+def pass_on(sock: Socket, made: Socket) -> None:
+    """Another socket has taken the place of one, and has its port."""
+    release(sock)
+    if made.bound is not None and made.bound.port:
+        made.app.bound.setdefault(made.bound.port, []).append(made)
+
+
 def _others(sock: Socket, port: int) -> list[Socket]:
     """Who else has bound the port, and may have gone: close(2) is not reported. `Sweep.holds` asks the kernel."""
     return [other for other in sock.app.bound.get(port, ()) if other is not sock]
@@ -188,9 +195,7 @@ def renew(switch: Switch, call: Call, sock: Socket, fd: Fd) -> tuple[Socket, Fd]
     made.adopt(sock)
     made.inode = os.fstat(unix.fileno()).st_ino
     made.phase, made.answered = NEW, sock.answered
-    release(sock)
-    if made.bound is not None:
-        made.app.bound.setdefault(made.bound.port, []).append(made)
+    pass_on(sock, made)
     switch.sockets.keep(made)
     swap(call, fd, unix)
     return made, unix

@@ -13,6 +13,7 @@ from appswitch.kernel import sockaddr
 from appswitch.kernel.sockaddr import AF_INET
 from appswitch.routing.route import Flow
 from appswitch.routing.table import Endpoint
+from appswitch.switch import bind
 from appswitch.switch.accept import purge, receive_timeout, wake
 from appswitch.switch.call import LATER, Call, Outcome
 from appswitch.switch.flows import Path
@@ -224,6 +225,8 @@ def tcp(switch: Switch, attempt: Attempt, target: Target, at_home: bool = False)
     ends = target.ends
     sock.local, sock.peer, sock.phase = ends.client, ends.server, CONNECTING
     sock.peer_app, sock.actual = ends.server_app or None, where
+    own = _kernel.getsockname(made) if sock.bound is not None else b""
+    sock.own = b"" if isinstance(own, int) else own
     switch.sockets.keep(sock)
     if status & NONBLOCK and target.patience is None:
         return -errno.EINPROGRESS
@@ -237,6 +240,7 @@ def put(switch: Switch, attempt: Attempt, made: Fd) -> Socket:
     swap(attempt.call, fd, made)
     entry = switch.sockets.add(made, sock.app, sock.family, unix=False)
     entry.adopt(sock)
+    bind.pass_on(sock, entry)
     return entry
 
 

@@ -50,6 +50,7 @@ class Socket(_kernel.Sock):
     reuseaddr = False  # as it was at bind(2)
     reuseport = False
     inode = 0  # of one that has bound a port: what the kernel finds it by
+    own = b""  # of one that is TCP, with `actual`: the same
     peer_app: int | None = None  # the app at the other end, where the connection's name does not say it
     found: bytes | None = None  # the head of its first request, from `_kernel.wait`: read when somebody asks
     _peeked: dict[str, str] | None = None

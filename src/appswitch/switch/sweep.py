@@ -72,9 +72,15 @@ class Sweep:
     def holds(self, sock: Socket) -> bool:
         """Whether a socket that has bound a port still does; one that has gone is forgotten."""
         service = self._switch.services.by_id.get(sock.service) if sock.phase == LISTENING else None
-        there = self.alive(service) if service is not None else _kernel.is_listed(sock.inode, sock.cookie)
+        if service is not None:
+            there = self.alive(service)
+        elif sock.unix:
+            there = _kernel.is_listed(sock.inode, sock.cookie)
+        else:
+            there = _kernel.is_connected(sock.cookie, sock.own, sock.actual)
         if not there:
-            self._switch.sockets.forget(sock.cookie)
+            if sock.unix:  # TCP that is connected no longer may be open all the same
+                self._switch.sockets.forget(sock.cookie)
             bind.release(sock)
         return there
 

@@ -248,3 +248,20 @@ PROBE(outgoing_does_not_block_listening)
     int plain = tcp();
     AS("bind without the option", BIND(plain, at(port_of(client))));
 }
+
+PROBE(connected_keeps_its_port)
+{
+    int ends[2] = {tcp()}, listening = listener();
+    MUST(BIND(ends[0], at(0)));
+    MUST(CONNECT(ends[0], at(port_of(listening))));
+    int port = port_of(ends[0]);
+    AS("another of its port", BIND(tcp(), at(port)));
+    AS("and again", BIND(tcp(), any(port)));
+    ends[1] = MUST(accept(listening, NULL, NULL));
+    talk("it", ends[0], ends[1]);
+    close(ends[1]); /* first: whoever closes first keeps the port for a minute, tcp(7) */
+    char byte;
+    AS("end of file", read(ends[0], &byte, 1));
+    close(ends[0]);
+    AS("when it has gone", BIND(tcp(), at(port)));
+}

@@ -15,7 +15,7 @@ from tests.unit.switch.fake import FakeSwitch, Named, address
 
 from appswitch import _kernel, wire
 from appswitch._kernel import Fd
-from appswitch.kernel.sockaddr import AF_INET, AF_UNIX
+from appswitch.kernel.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from appswitch.model import FlowRow
 from appswitch.resources import Peek
 from appswitch.routing.l7 import UNKNOWN, Peeked
@@ -286,6 +286,31 @@ def test_what_control_may_be_behind(fake: FakeSwitch, monkeypatch: pytest.Monkey
     assert closed == [peer], "or control is cut off, and comes again for everything"
     assert not peer._pending
     theirs.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_a_tcp_connection_is_found_by_its_addresses(host: str) -> None:
+    """`is_connected` is right about addresses that are used again, and about what is no address."""
+    family = AF_INET6 if ":" in host else AF_INET
+    with (
+        socket.create_server(("", 0), family=family, dualstack_ipv6=family == AF_INET6) as listening,
+        socket.socket(family) as client,
+    ):
+        client.connect((host, listening.getsockname()[1]))
+        own, peer = _kernel.getsockname(client.fileno()), _kernel.getpeername(client.fileno())
+        cookie = _kernel.cookie(client.fileno())
+        assert isinstance(own, bytes)
+        assert isinstance(peer, bytes)
+        assert _kernel.is_connected(cookie, own, peer)
+        assert not _kernel.is_connected(cookie + 1, own, peer)
+        assert not _kernel.is_connected(cookie, peer, own)
+        for nothing in (b"", b"\x02", bytes(200)):
+            assert not _kernel.is_connected(cookie, own, nothing)
+            assert not _kernel.is_connected(cookie, nothing, peer)
+        served, _ = listening.accept()
+        served.close()
+        assert _kernel.is_connected(cookie, own, peer)
+    assert not _kernel.is_connected(cookie, own, peer)
 
 
 def test_a_socket_of_ours_is_not_taken_for_another(fake: FakeSwitch) -> None:
