@@ -11,7 +11,7 @@ from bench.pairing import Figure, Target, trend
 from bench.processes import Process
 from bench.programs import Place, pair
 
-WARM_UP = 10_000  # connections until tables and free lists have the size that they keep
+WARM_UP = 40_000  # connections until tables and free lists have the size that they keep
 STEPS = 10
 TARGETS = {"memory": Target(at_most=1024.0), "descriptors": Target(at_most=0.0)}
 TURN = 2_000  # connections at a time
